@@ -1,0 +1,13 @@
+//! What std lacks: overflow-free time, latches, contained panics.
+
+pub(crate) mod time;
+
+pub(crate) mod unwind;
+
+pub(crate) mod sync;
+
+pub(crate) mod latch;
+
+pub(crate) mod log;
+
+pub(crate) mod limits;

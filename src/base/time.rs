@@ -1,0 +1,101 @@
+//! Points in time that cannot overflow.
+//!
+//! The only file that reads the clock. `Instant::now() + Duration::MAX` panics, so every deadline of the
+//! crate is a [`Deadline`]: a duration too long to be added means "never".
+
+pub(crate) use std::time::{Duration, Instant};
+
+/// The present moment on the monotonic clock.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// A moment by which something must have happened, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    pub(crate) const NEVER: Self = Self(None);
+
+    /// `span` from now; never, if that is further away than the clock can say.
+    pub(crate) fn after(span: Duration) -> Self {
+        Self(now().checked_add(span))
+    }
+
+    pub(crate) fn at(moment: Instant) -> Self {
+        Self(Some(moment))
+    }
+
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
+    /// The time left: zero when the deadline has passed, `None` when it never will.
+    pub(crate) fn remaining(self) -> Option<Duration> {
+        self.0.map(|moment| moment.saturating_duration_since(now()))
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.remaining() == Some(Duration::ZERO)
+    }
+
+    pub(crate) fn earlier(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(mine), Some(theirs)) => Self(Some(mine.min(theirs))),
+            (mine, theirs) => Self(mine.or(theirs)),
+        }
+    }
+
+    /// This deadline moved forward by `span`, for what must be done shortly before it.
+    pub(crate) fn minus(self, span: Duration) -> Self {
+        Self(self.0.map(|moment| moment.checked_sub(span).unwrap_or(moment)))
+    }
+}
+
+/// A duration as a person reads it: `0.4 ms`, `12 ms`, `3.20 s`, `2 min 05 s`.
+pub(crate) fn human(span: Duration) -> String {
+    let seconds = span.as_secs_f64();
+    match seconds {
+        s if s < 0.01 => format!("{:.1} ms", s * 1e3),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 60.0 => format!("{s:.2} s"),
+        _ => format!("{} min {:02} s", span.as_secs() / 60, span.as_secs() % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_too_far_away_never_passes() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert_eq!(deadline, Deadline::NEVER);
+        assert_eq!(deadline.remaining(), None);
+        assert!(!deadline.has_passed());
+    }
+
+    #[test]
+    fn the_earlier_of_two_deadlines_is_never_the_one_that_never_comes() {
+        let soon = Deadline::after(Duration::from_secs(1));
+        let later = Deadline::after(Duration::from_secs(2));
+        assert_eq!(soon.earlier(later), soon);
+        assert_eq!(Deadline::NEVER.earlier(soon), soon);
+        assert_eq!(soon.earlier(Deadline::NEVER), soon);
+        assert_eq!(Deadline::NEVER.earlier(Deadline::NEVER), Deadline::NEVER);
+    }
+
+    #[test]
+    fn a_deadline_of_zero_has_passed() {
+        assert!(Deadline::after(Duration::ZERO).has_passed());
+    }
+
+    #[test]
+    fn durations_read_like_speech() {
+        let said = |millis| human(Duration::from_micros(millis));
+        assert_eq!(said(400), "0.4 ms");
+        assert_eq!(said(12_000), "12 ms");
+        assert_eq!(said(3_200_000), "3.20 s");
+        assert_eq!(said(125_000_000), "2 min 05 s");
+    }
+}

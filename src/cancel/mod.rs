@@ -1,0 +1,13 @@
+//! Asking a thread to stop: token tree, cause, checkpoint, cancellable waits.
+
+pub(crate) mod cause;
+
+pub(crate) mod node;
+
+pub(crate) mod cancelled;
+
+pub(crate) mod checkpoint;
+
+pub(crate) mod token;
+
+pub(crate) mod wait;

@@ -1,0 +1,185 @@
+//! The cooperative stop flag that programs hold.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::sync::Receiver;
+use crate::cancel::cancelled::Cancelled;
+use crate::cancel::cause::Cause;
+use crate::cancel::node::Node;
+
+/// A cooperative stop flag; tokens form a tree, and a cancel flows down.
+///
+/// Looking at it ([`checkpoint`](Self::checkpoint), [`is_cancelled`](Self::is_cancelled)) is one load of the token's
+/// own flag, however deep in the tree. A clone is another handle on the same flag; a [child](Self::child_token) is a
+/// flag of its own that its parent's cancel sets as well. Once cancelled, a token stays so.
+///
+/// A token stops nothing by itself, and nobody waits for whoever looks at it: that is what a task of the
+/// [`Manager`](crate::Manager) adds. Use tokens in the functions and helper threads that tasks call.
+///
+/// ```
+/// use taskmuster::CancellationToken;
+///
+/// let request = CancellationToken::new();
+/// let query = request.child_token();
+/// query.checkpoint()?;
+/// assert!(request.cancel());
+/// assert!(query.checkpoint().is_err());
+/// assert!(!request.cancel(), "only the first cancel wins");
+/// # Ok::<(), taskmuster::BoxError>(())
+/// ```
+#[doc(alias = "stop_token")]
+#[doc(alias = "interrupt")]
+pub struct CancellationToken {
+    node: Arc<Node>,
+}
+
+impl CancellationToken {
+    /// A token without a parent.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { node: Node::root() }
+    }
+
+    /// A token that is cancelled with this one, and can be cancelled alone. Born cancelled if this one is.
+    ///
+    /// It may outlive this handle, whose dropping cancels nothing. When its own last handle is dropped or it is
+    /// cancelled, it leaves no memory in this token.
+    #[must_use]
+    pub fn child_token(&self) -> Self {
+        Self { node: Node::child_of(&self.node) }
+    }
+
+    /// Cancels this token and everything below it; `true` for the one call that did it.
+    ///
+    /// The calling source line and the calling task become the [`Cause`]. Wakes whoever waits, and returns without
+    /// waiting for anybody: to know that a task has stopped, join it.
+    #[track_caller]
+    pub fn cancel(&self) -> bool {
+        !self.is_cancelled() && self.node.cancel(Cause::request())
+    }
+
+    /// Like [`cancel`](Self::cancel), with a cause of the caller's making. The first cause wins.
+    pub fn cancel_with(&self, cause: Cause) -> bool {
+        self.node.cancel(cause)
+    }
+
+    /// Whether this token or one of its ancestors was cancelled. One load.
+    #[inline]
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.node.is_cancelled()
+    }
+
+    /// Returns an error once the token is cancelled: for loops and call stacks that end with `?`. One load.
+    ///
+    /// # Errors
+    /// [`Cancelled`] if the token or one of its ancestors was cancelled.
+    #[inline]
+    pub fn checkpoint(&self) -> Result<(), Cancelled> {
+        if self.node.is_cancelled() { Err(Cancelled::of(&self.node)) } else { Ok(()) }
+    }
+
+    /// Why the token was cancelled; `None` while it is not.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.is_cancelled().then(|| Cancelled::of(&self.node).cause())
+    }
+
+    /// A receiver that never yields anything and disconnects on cancel: for `select!`.
+    ///
+    /// For a plain receive or send, [`recv`](Self::recv) and [`send`](Self::send) are shorter and faster.
+    ///
+    /// ```
+    /// use taskmuster::CancellationToken;
+    /// use taskmuster::crossbeam_channel::{select, unbounded};
+    ///
+    /// let token = CancellationToken::new();
+    /// let (_orders, orders) = unbounded::<u32>();
+    /// let (_alarms, alarms) = unbounded::<u32>();
+    /// token.cancel();
+    /// select! {
+    ///     recv(token.cancelled()) -> _ => println!("asked to stop"),
+    ///     recv(orders) -> order => println!("order {}", order?),
+    ///     recv(alarms) -> alarm => println!("alarm {}", alarm?),
+    /// }
+    /// # Ok::<(), taskmuster::BoxError>(())
+    /// ```
+    #[must_use]
+    pub fn cancelled(&self) -> &Receiver<Infallible> {
+        self.node.disconnected_on_cancel()
+    }
+
+    /// Cancels this token when the guard is dropped, by `?` or a panic too.
+    ///
+    /// ```
+    /// use taskmuster::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// let helper = token.child_token();
+    /// drop(token.drop_guard());
+    /// assert!(helper.is_cancelled());
+    /// ```
+    #[must_use = "dropping the guard cancels the token at once"]
+    #[track_caller]
+    pub fn drop_guard(&self) -> DropGuard {
+        DropGuard { armed: Some((self.clone(), Cause::request().with_note("drop guard"))) }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Default for CancellationToken {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clone for CancellationToken {
+    fn clone(&self) -> Self {
+        self.node.hold();
+        Self { node: Arc::clone(&self.node) }
+    }
+}
+
+impl Drop for CancellationToken {
+    fn drop(&mut self) {
+        self.node.release();
+    }
+}
+
+impl fmt::Debug for CancellationToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancellationToken").field("cause", &self.cause()).finish()
+    }
+}
+
+/// Cancels a token when dropped; made by [`CancellationToken::drop_guard`].
+#[derive(Debug)]
+#[must_use = "dropping the guard cancels the token at once"]
+pub struct DropGuard {
+    armed: Option<(CancellationToken, Cause)>,
+}
+
+impl DropGuard {
+    /// Gives the token back uncancelled.
+    ///
+    /// # Panics
+    /// Never: a guard is armed until it is consumed.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, clippy::expect_used, reason = "only drop takes it out otherwise")]
+    pub fn disarm(mut self) -> CancellationToken {
+        self.armed.take().expect("armed until consumed").0
+    }
+}
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        if let Some((token, cause)) = self.armed.take() {
+            token.cancel_with(cause);
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The manager: owns every task, and ends them all.
+
+use std::env;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::latch;
+use crate::base::limits;
+use crate::base::log::{self, Level};
+use crate::base::sync::{JoinHandle, Mutex, start_thread, unbounded};
+use crate::base::time::{Deadline, Duration, Instant};
+use crate::base::unwind;
+use crate::cancel::cancelled;
+use crate::cancel::cause::{Cause, CauseKind};
+use crate::shutdown::courier::Courier;
+use crate::shutdown::drain::{self, Verdict};
+use crate::shutdown::report::ShutdownReport;
+#[cfg(feature = "signals")]
+use crate::shutdown::signal::{self, SignalError};
+use crate::status::state::{TaskCounts, TaskStatus};
+use crate::task::context::TaskContext;
+use crate::task::group::Group;
+use crate::task::handle::TaskHandle;
+use crate::task::panic::PanicHook;
+use crate::task::record;
+use crate::task::registry::{Registry, Settings};
+use crate::task::spawner::{SpawnError, TaskBuilder};
+use crate::task::thread::TaskResult;
+
+/// The environment variable that overrides the grace, in seconds.
+const GRACE_VARIABLE: &str = "TASKMUSTER_GRACE";
+
+/// How long the manager waits for its own threads after the report: they have nothing left to do.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs `body` with a manager, then stops all its tasks: [`Manager::builder`]`().`[`run`](ManagerBuilder::run)`(body)`.
+#[track_caller]
+pub fn run(body: impl FnOnce(&Manager) -> TaskResult) -> ShutdownReport {
+    Manager::builder().run(body)
+}
+
+/// Owns every task, and at the end stops them all, joins them against one deadline, and reports.
+///
+/// Usually lent by [`run`]. There is one owner: a manager is not `Clone`; code that starts tasks is handed a
+/// [`Group`]. The shutdown is carried out by a thread of the manager, so it proceeds while `main` sits in a join.
+/// Dropping the manager without a shutdown is a shutdown too, within the grace, with a warning in the log.
+///
+/// A manager in a `static` is never dropped: signals and [`request_shutdown`](Self::request_shutdown) still stop its
+/// tasks, but nobody waits for them when `main` returns.
+///
+/// ```
+/// use taskmuster::Manager;
+///
+/// let manager = Manager::builder().build()?;
+/// let hello = manager.spawn("hello", |ctx| Ok(format!("hello from {}", ctx.name())))?;
+/// assert_eq!(hello.join()?, "hello from hello");
+/// let report = manager.shutdown()?;
+/// assert!(report.is_clean());
+/// # Ok::<(), taskmuster::BoxError>(())
+/// ```
+#[must_use = "dropping a manager shuts it down; keep it, or use `run`"]
+pub struct Manager {
+    registry: Arc<Registry>,
+    root: Group,
+    courier: Arc<Courier>,
+    verdict: Arc<Verdict>,
+    warden: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The settings of a [`Manager`].
+#[derive(Clone, Debug)]
+#[must_use = "a manager is made by `run` or `build`"]
+pub struct ManagerBuilder {
+    grace: Duration,
+    max_tasks: Option<usize>,
+    history: usize,
+    panic_hook: PanicHook,
+}
+
+impl Manager {
+    /// The settings of a new manager.
+    pub fn builder() -> ManagerBuilder {
+        ManagerBuilder {
+            grace: Duration::from_secs(10),
+            max_tasks: None,
+            history: 256,
+            panic_hook: PanicHook::default(),
+        }
+    }
+
+    /// Lets Ctrl-C, SIGTERM and SIGHUP shut this manager down: the first asks, the second skips the grace, the third
+    /// ends the process with exit code 130. Call it first; a signal before it ends the process as ever.
+    ///
+    /// The handler is ctrlc's: one for the process and for ever, shared by all managers of this library. A manager
+    /// that is made after a signal starts with the request to stop. SIGHUP counts even where it was ignored, as under
+    /// `nohup`; a line of log warns of that.
+    ///
+    /// # Errors
+    /// [`SignalError`] when other code has set ctrlc's handler, or its thread could not be started.
+    #[cfg(feature = "signals")]
+    pub fn handle_signals(&self) -> Result<(), SignalError> {
+        signal::subscribe(&self.registry)
+    }
+
+    /// Starts a task in the manager's root group; see [`Group::spawn`].
+    ///
+    /// # Errors
+    /// [`SpawnError`], which gives the closure back.
+    #[track_caller]
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: impl AsRef<str>,
+        body: impl FnOnce(&TaskContext) -> TaskResult<T> + Send + 'static,
+    ) -> Result<TaskHandle<T>, SpawnError<T>> {
+        self.root.spawn(name, body)
+    }
+
+    /// Describes a task of the root group that needs more than a name; see [`TaskBuilder`].
+    pub fn task(&self, name: impl AsRef<str>) -> TaskBuilder {
+        self.root.task(name)
+    }
+
+    /// Makes a group. Groups stop in reverse order of creation.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Group {
+        self.root.group(name)
+    }
+
+    /// The group of the manager's own tasks, for code that starts tasks.
+    #[must_use]
+    pub fn root_group(&self) -> &Group {
+        &self.root
+    }
+
+    /// The live tasks, in order of creation.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskStatus> {
+        self.registry.live().iter().map(|record| record.status()).collect()
+    }
+
+    /// The exact numbers of tasks so far.
+    #[must_use]
+    pub fn counts(&self) -> TaskCounts {
+        self.registry.counts()
+    }
+
+    /// Waits until the shutdown is requested (by a signal, a call, or the failure of a critical task), or no task is
+    /// left. Returns before the tasks have stopped: what follows is what else `main` wants to do at the end.
+    #[must_use = "says why the wait is over"]
+    pub fn wait(&self) -> Waited {
+        let idle = self.registry.idle();
+        latch::wait_any(&[self.registry.request.latch(), &idle], Deadline::NEVER);
+        match self.registry.request.demand() {
+            Some(demand) => Waited::Requested(demand.cause),
+            None => Waited::NothingLeft,
+        }
+    }
+
+    /// Asks for the shutdown and returns at once; `note` is for the one who reads the report.
+    #[track_caller]
+    pub fn request_shutdown(&self, note: impl Into<String>) {
+        self.requester().request_shutdown(note);
+    }
+
+    /// Something that can ask for the shutdown from anywhere: another signal library, a GUI, a web framework.
+    pub fn requester(&self) -> ShutdownRequester {
+        ShutdownRequester(Arc::clone(&self.registry))
+    }
+
+    /// Stops all tasks, groups in reverse order of creation, and waits for the report: at most the grace.
+    ///
+    /// Concurrent and later calls get the same report. A shutdown under way keeps its deadline.
+    ///
+    /// # Errors
+    /// [`ShutdownError::WouldDeadlock`] inside one of the manager's own tasks: the shutdown is requested, but that task
+    /// cannot wait for itself. [`ShutdownError::Forked`] in a forked copy of the process.
+    #[track_caller]
+    pub fn shutdown(&self) -> Result<ShutdownReport, ShutdownError> {
+        self.shutdown_by(Cause::here(CauseKind::Shutdown), None)
+    }
+
+    /// Like [`shutdown`](Self::shutdown), within `timeout` instead of the grace. The first deadline rules, later ones can
+    /// only shorten it.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    #[track_caller]
+    pub fn shutdown_timeout(&self, timeout: Duration) -> Result<ShutdownReport, ShutdownError> {
+        self.shutdown_by(Cause::here(CauseKind::Shutdown), Some(Deadline::after(timeout)))
+    }
+
+    /// Like [`shutdown`](Self::shutdown), until `deadline`. The first deadline rules, later ones can only shorten it.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    #[track_caller]
+    pub fn shutdown_deadline(&self, deadline: Instant) -> Result<ShutdownReport, ShutdownError> {
+        self.shutdown_by(Cause::here(CauseKind::Shutdown), Some(Deadline::at(deadline)))
+    }
+
+    fn shutdown_by(&self, cause: Cause, deadline: Option<Deadline>) -> Result<ShutdownReport, ShutdownError> {
+        if self.registry.ledger.is_forked() {
+            return Err(ShutdownError::Forked);
+        }
+        self.registry.request.raise(cause, deadline);
+        if self.is_own_task() {
+            return Err(ShutdownError::WouldDeadlock);
+        }
+        Ok(self.verdict.wait())
+    }
+
+    /// Whether the caller is one of the manager's tasks.
+    fn is_own_task(&self) -> bool {
+        record::current().is_some_and(|record| Arc::ptr_eq(record.ledger(), &self.registry.ledger))
+    }
+
+    /// Joins the manager's own threads, which end with the report, unless a straggler or a logger holds one of them.
+    fn dismiss_house(&self) {
+        let warden = self.warden.lock().take();
+        unwind::discard(warden.map(JoinHandle::join));
+        if self.registry.is_empty() {
+            self.courier.join(Deadline::after(FAREWELL));
+        }
+    }
+}
+
+impl Drop for Manager {
+    /// A bounded shutdown. Inside one of the manager's own tasks it is only requested, and the warden does the rest.
+    fn drop(&mut self) {
+        if self.registry.ledger.is_forked() {
+            return;
+        }
+        if self.registry.request.raise(Cause::from_outside(CauseKind::ManagerDropped), None) {
+            log::say(Level::Warn, format_args!("the manager was dropped without a shutdown: stopping its tasks now"));
+        }
+        if !self.is_own_task() {
+            drop(self.verdict.wait());
+            self.dismiss_house();
+        }
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl ManagerBuilder {
+    /// The time a shutdown may take in all, from the request to the report; 10 s without it.
+    ///
+    /// The environment variable `TASKMUSTER_GRACE`, in seconds with fractions, overrides it, so that whoever operates
+    /// the program can fit it to the supervisor's own patience (Docker 10 s, Kubernetes 30 s, systemd 90 s). A grace of
+    /// `Duration::MAX` means for ever.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The most tasks that may be live at once. Without it a sixth of the system's `vm.max_map_count`, bounded by the
+    /// process's and its cgroup's limits: above about a quarter std would abort the process.
+    pub fn max_tasks(mut self, tasks: usize) -> Self {
+        self.max_tasks = Some(tasks);
+        self
+    }
+
+    /// How many ended tasks are remembered, for the report; 256 without it. All are counted.
+    pub fn history(mut self, tasks: usize) -> Self {
+        self.history = tasks;
+        self
+    }
+
+    /// Whether the library may chain into the process-wide panic hook, to learn where tasks panic; it does without it.
+    pub fn panic_hook(mut self, policy: PanicHook) -> Self {
+        self.panic_hook = policy;
+        self
+    }
+
+    /// Makes the manager and starts its two house-keeping threads.
+    ///
+    /// # Errors
+    /// [`BuildError`] when `TASKMUSTER_GRACE` is no number of seconds, or the system has no thread to give.
+    pub fn build(self) -> Result<Manager, BuildError> {
+        let settings = Settings {
+            grace: grace_from_environment()?.unwrap_or(self.grace),
+            max_tasks: self.max_tasks.unwrap_or_else(limits::default_max_tasks),
+            history: self.history,
+            panic_hook: self.panic_hook,
+        };
+        if cfg!(panic = "abort") {
+            let line = format_args!("built with panic=abort: the first panic of a task ends the process");
+            log::say(Level::Warn, line);
+        }
+        let (sender, errands) = unbounded();
+        let registry = Arc::new(Registry::new(settings, sender));
+        let courier = Courier::start(&registry, errands).map_err(BuildError::Os)?;
+        let verdict = Verdict::new();
+        let warden = start_warden(&registry, &courier, &verdict).inspect_err(|_| courier.close());
+        Ok(Manager {
+            root: Group::root(&registry),
+            registry,
+            courier,
+            verdict,
+            warden: Mutex::new(Some(warden.map_err(BuildError::Os)?)),
+        })
+    }
+
+    /// Lends a new manager to `body`, then stops all tasks and gives the report: return it from `main`.
+    ///
+    /// The shutdown begins when the body returns, or earlier by a signal or a request; it runs on the manager's own
+    /// thread, so a body that sits in [`TaskHandle::join`] is let go when that task stops. The body's `Err` makes exit
+    /// code 1 and is in the report, unless it is a cancellation by this very shutdown. If the body panics, the tasks are
+    /// stopped, the report is logged, and the panic goes on.
+    #[track_caller]
+    pub fn run(self, body: impl FnOnce(&Manager) -> TaskResult) -> ShutdownReport {
+        let place = Location::caller();
+        let manager = match self.build() {
+            Ok(manager) => manager,
+            Err(error) => return ShutdownReport::of_failed_start(place, &error),
+        };
+        let result = unwind::catch(|| body(&manager));
+        let under_way = manager.registry.request.demand();
+        let over = Cause::at_place(CauseKind::Shutdown, place).with_note("end of the body of `run`");
+        manager.registry.request.raise(over, None);
+        let report = manager.verdict.wait();
+        drop(manager);
+        match result {
+            Ok(Ok(())) => report,
+            Ok(Err(error)) => match under_way {
+                Some(demand) if cancelled::comes_from(&demand.cause, &*error) => report,
+                _ => report.with_body_error(&*error),
+            },
+            Err(payload) => {
+                log::say(Level::Error, format_args!("the body of `run` panicked; {report}"));
+                unwind::resume(payload)
+            }
+        }
+    }
+}
+
+fn start_warden(
+    registry: &Arc<Registry>,
+    courier: &Arc<Courier>,
+    verdict: &Arc<Verdict>,
+) -> io::Result<JoinHandle<()>> {
+    let (registry, courier, verdict) = (Arc::clone(registry), Arc::clone(courier), Arc::clone(verdict));
+    start_thread("tm-warden".to_owned(), None, move || drain::stand_guard(&registry, &courier, &verdict))
+}
+
+fn grace_from_environment() -> Result<Option<Duration>, BuildError> {
+    let Some(value) = env::var_os(GRACE_VARIABLE) else { return Ok(None) };
+    let text = value.to_string_lossy();
+    let seconds = text.trim().parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.map(Some).ok_or_else(|| BuildError::Grace(text.into_owned()))
+}
+
+/// Why [`Manager::wait`] returned.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Waited {
+    /// The shutdown was requested, for this cause.
+    Requested(Cause),
+    /// No task is left.
+    NothingLeft,
+}
+
+/// Asks a manager for its shutdown, from anywhere; made by [`Manager::requester`].
+///
+/// It owns no task and keeps none alive. After the manager's end it does nothing.
+///
+/// ```
+/// use taskmuster::Manager;
+///
+/// let report = Manager::builder().run(|manager| {
+///     let requester = manager.requester();
+///     std::thread::spawn(move || requester.request_shutdown("the window was closed"));
+///     manager.spawn::<()>("clock", |ctx| Err(ctx.wait().into()))?;
+///     let _ = manager.wait();
+///     Ok(())
+/// });
+/// assert_eq!(report.cause().note(), Some("the window was closed"));
+/// assert!(report.is_clean());
+/// ```
+#[derive(Clone)]
+#[must_use = "it does nothing until `request_shutdown` is called"]
+pub struct ShutdownRequester(Arc<Registry>);
+
+impl ShutdownRequester {
+    /// Asks for the shutdown and returns at once; `note` is for the one who reads the report.
+    #[track_caller]
+    pub fn request_shutdown(&self, note: impl Into<String>) {
+        self.0.request.raise(Cause::here(CauseKind::Shutdown).with_note(note), None);
+    }
+}
+
+impl fmt::Debug for ShutdownRequester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownRequester").finish_non_exhaustive()
+    }
+}
+
+/// Why a manager could not be made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The environment variable `TASKMUSTER_GRACE` has this value, which is no number of seconds.
+    Grace(String),
+    /// The system could not start a house-keeping thread.
+    Os(io::Error),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grace(value) => {
+                write!(f, "{GRACE_VARIABLE}={value:?} is no number of seconds; write for example {GRACE_VARIABLE}=7.5")
+            }
+            Self::Os(_) => f.write_str("the system could not start a thread of the manager"),
+        }
+    }
+}
+
+impl Error for BuildError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Os(error) => Some(error),
+            Self::Grace(_) => None,
+        }
+    }
+}
+
+/// Why a shutdown gave no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// The caller is a task of this manager: the shutdown was requested, but the task cannot wait for its own end.
+    WouldDeadlock,
+    /// This process is a fork of the one that owns the manager.
+    Forked,
+}
+
+impl fmt::Display for ShutdownError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldDeadlock => {
+                "a task cannot wait for the shutdown that waits for it; it was requested, so return from the task"
+            }
+            Self::Forked => "this process is a fork of the one that owns the manager",
+        })
+    }
+}
+
+impl Error for ShutdownError {}

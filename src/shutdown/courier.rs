@@ -1,0 +1,129 @@
+//! The courier: the house-keeping thread that may block.
+//!
+//! Everything that could hang on foreign code is carried out here, so that the warden never does: the real join of a
+//! thread (which waits for the destructors of its thread-locals), lines of log, the flush. A courier that is stuck on
+//! an errand is named in the report and replaced; when it comes back, it finds that it was and goes.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::base::latch::Latch;
+use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread};
+use crate::base::time::{self, Deadline, Duration, Instant};
+use crate::base::unwind;
+use crate::task::errand::{Errand, What};
+use crate::task::registry::Registry;
+
+/// The couriers of one manager: the one at work and those it had to replace.
+#[derive(Debug)]
+pub(crate) struct Courier {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    errands: Receiver<Errand>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The number of the courier at work; a replaced one has an older number.
+    at_work: AtomicUsize,
+    busy: Mutex<Option<Busy>>,
+    /// The shutdown is over: go when nothing is left to join.
+    closing: AtomicBool,
+    gone: Latch,
+}
+
+#[derive(Clone, Debug)]
+struct Busy {
+    what: What,
+    since: Instant,
+}
+
+impl Courier {
+    /// Starts the first courier.
+    pub(crate) fn start(registry: &Arc<Registry>, errands: Receiver<Errand>) -> io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            at_work: AtomicUsize::new(0),
+            busy: Mutex::new(None),
+            closing: AtomicBool::new(false),
+            gone: Latch::new(),
+        });
+        let courier = Self { shared, registry: Arc::clone(registry), errands, thread: Mutex::new(None) };
+        courier.start_number(0)?;
+        Ok(Arc::new(courier))
+    }
+
+    fn start_number(&self, number: usize) -> io::Result<()> {
+        let (shared, registry) = (Arc::clone(&self.shared), Arc::clone(&self.registry));
+        let errands = self.errands.clone();
+        let thread =
+            start_thread("tm-courier".to_owned(), None, move || shared.carry(number, &registry, &errands))?;
+        let before = self.thread.lock().replace(thread);
+        // A replaced courier is stuck in foreign code: nobody can wait for it.
+        drop(before);
+        Ok(())
+    }
+
+    /// What the courier has been busy with for longer than `limit`.
+    pub(crate) fn stuck_for(&self, limit: Duration) -> Option<(What, Duration)> {
+        let busy = self.shared.busy.lock().clone()?;
+        let so_far = time::now().saturating_duration_since(busy.since);
+        (so_far > limit).then_some((busy.what, so_far))
+    }
+
+    /// Puts a new courier to work. Should the system have no thread for it, the old one may still come back.
+    pub(crate) fn replace(&self) {
+        let number = self.shared.at_work.load(Ordering::Acquire) + 1;
+        // Released before the new one starts, so that the old one cannot take another errand as the one at work.
+        self.shared.at_work.store(number, Ordering::Release);
+        let busy = self.shared.busy.lock().take();
+        drop(busy);
+        if self.start_number(number).is_err() {
+            self.shared.at_work.store(number - 1, Ordering::Release);
+        }
+    }
+
+    /// Carries out `errand` after all that were sent before, and waits for it; `false` if the deadline came first.
+    pub(crate) fn finish(&self, errand: Errand, deadline: Deadline) -> bool {
+        let done = Arc::new(Latch::new());
+        let theirs = Arc::clone(&done);
+        let Errand { what, run } = errand;
+        self.registry.send(Errand::new(what, move || {
+            unwind::contain(run);
+            theirs.open();
+        }));
+        done.wait_until(deadline)
+    }
+
+    /// Lets the courier go as soon as nothing is left to join.
+    pub(crate) fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.registry.send(Errand::new(What::Nudge, || {}));
+    }
+
+    /// Joins the courier's own thread, unless it is stuck or still has stragglers to wait for.
+    pub(crate) fn join(&self, deadline: Deadline) {
+        if self.shared.gone.wait_until(deadline) {
+            let thread = self.thread.lock().take();
+            unwind::discard(thread.map(JoinHandle::join));
+        }
+    }
+}
+
+impl Shared {
+    fn carry(&self, number: usize, registry: &Registry, errands: &Receiver<Errand>) {
+        for Errand { what, run } in errands {
+            *self.busy.lock() = Some(Busy { what, since: time::now() });
+            unwind::contain(run);
+            if self.at_work.load(Ordering::Acquire) != number {
+                return;
+            }
+            let done = self.busy.lock().take();
+            drop(done);
+            if self.closing.load(Ordering::Acquire) && registry.is_empty() && errands.is_empty() {
+                break;
+            }
+        }
+        self.gone.open();
+    }
+}

@@ -1,0 +1,245 @@
+//! Why a task did not stop, in one sentence.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::time::{Duration, human};
+
+/// What is known of a task that did not stop, taken shortly before the shutdown's deadline.
+///
+/// `Display` makes one sentence of it, with advice.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// The task's name.
+    pub task: Arc<str>,
+    /// How long ago it was asked to stop.
+    pub asked: Duration,
+    /// The last checkpoint or wait it passed, ever.
+    pub last_checkpoint: Option<&'static Location<'static>>,
+    /// How long ago it passed one, within a quarter of a second; `None` if not since it was asked.
+    pub last_seen: Option<Duration>,
+    /// How many checkpoints it passed since it was asked.
+    pub checkpoints_since: usize,
+    /// The wait of this library it is in, if it is in one.
+    pub waiting_for: Option<String>,
+    /// The processor time it used since it was asked, and over which time that was measured, where the kernel says.
+    pub cpu: Option<(Duration, Duration)>,
+    /// The system call it is blocked in, where the kernel says.
+    pub blocked_in: Option<String>,
+    /// The line that spawned it.
+    pub spawned_at: &'static Location<'static>,
+    /// What it is at.
+    pub stage: Stage,
+}
+
+/// How far a task that did not stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Its thread was created but has not begun.
+    NotBegun,
+    /// Its body is running.
+    Body,
+    /// Its body is over; its thread is in the destructor of a thread-local or in the logger.
+    Exiting,
+}
+
+impl Diagnosis {
+    /// Whether it spent more than half of the measured time on a processor.
+    fn is_busy(&self) -> bool {
+        self.cpu.is_some_and(|(used, over)| used > over / 2)
+    }
+
+    /// Whether it went on passing checkpoints until the end: it lives, but does not listen.
+    fn is_deaf(&self) -> bool {
+        self.checkpoints_since > 0 && self.last_seen.is_some_and(|ago| ago < self.asked / 4 + Duration::from_millis(500))
+    }
+
+    fn put_checkpoint(&self) -> String {
+        match self.last_checkpoint {
+            Some(place) => format!("put `ctx.checkpoint()?` into the loop after {}:{}", place.file(), place.line()),
+            None => format!(
+                "put `ctx.checkpoint()?` into the loops of the task spawned at {}:{}",
+                self.spawned_at.file(),
+                self.spawned_at.line()
+            ),
+        }
+    }
+
+    fn silence(&self) -> String {
+        match (self.checkpoints_since, self.last_seen) {
+            (0, _) | (_, None) => {
+                format!("has reached no checkpoint since it was asked to stop {} ago", human(self.asked))
+            }
+            (passed, Some(ago)) => {
+                format!("passed {} after the stop, the last {} ago", counted(passed, "checkpoint"), human(ago))
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        match self.last_checkpoint {
+            Some(place) => format!("; it was last seen at {}:{}", place.file(), place.line()),
+            None => format!("; it never passed one, and was spawned at {}:{}", self.spawned_at.file(), self.spawned_at.line()),
+        }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ", self.task)?;
+        match self.stage {
+            Stage::NotBegun => {
+                return write!(f, "has a thread that did not begin within {}: the machine is overloaded", human(self.asked));
+            }
+            Stage::Exiting => {
+                f.write_str("has ended, but its thread is still exiting (thread-local destructor)")?;
+                return match &self.blocked_in {
+                    Some(call) => write!(f, ", blocked in {call}"),
+                    None => Ok(()),
+                };
+            }
+            Stage::Body => {}
+        }
+        if self.is_deaf() {
+            let passed = counted(self.checkpoints_since, "checkpoint");
+            write!(f, "passed {passed} after the stop: it ignores their result")?;
+            return match self.last_checkpoint {
+                Some(place) => write!(f, "; pass it on with `?` at {}:{}", place.file(), place.line()),
+                None => Ok(()),
+            };
+        }
+        if let Some(wait) = &self.waiting_for {
+            return write!(f, "waits for {wait}{}: what it waits for does not hear its stop", self.place());
+        }
+        f.write_str(&self.silence())?;
+        match (&self.cpu, &self.blocked_in) {
+            (Some((used, _)), _) if self.is_busy() => {
+                write!(f, " and burned {} of CPU: {}", human(*used), self.put_checkpoint())
+            }
+            (_, Some(call)) => write!(f, " and sits in {call}{}: {}", self.place(), unblock(call)),
+            (Some((used, over)), None) => {
+                write!(f, " and used {} of {} of CPU: {}", human(*used), human(*over), self.put_checkpoint())
+            }
+            (None, None) => write!(f, ": {}", self.put_checkpoint()),
+        }
+    }
+}
+
+/// What helps against a blocking call.
+fn unblock(call: &str) -> &'static str {
+    let name = call.split('(').next().unwrap_or(call);
+    match name {
+        "futex" => {
+            "a lock, a plain channel, condition variable or join; wait through the context instead (`ctx.recv`, \
+             `ctx.join`, `select!` with `ctx.cancelled()`)"
+        }
+        "nanosleep" | "clock_nanosleep" => "sleep with `ctx.sleep` instead",
+        "wait4" | "waitid" => "poll the child with `try_wait` between `ctx.sleep`s, and kill it on cancel",
+        "accept" | "accept4" | "connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" => {
+            "give the socket a timeout and a checkpoint between tries, or shut it down from another task that waits \
+             with `ctx.wait`"
+        }
+        _ => "no stop flag reaches a blocking call; give it a timeout and a checkpoint between tries",
+    }
+}
+
+/// `1 checkpoint`, `1,204 checkpoints`.
+fn counted(number: usize, noun: &str) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    if number == 1 { format!("{grouped} {noun}") } else { format!("{grouped} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn straggler() -> Diagnosis {
+        Diagnosis {
+            task: Arc::from("hash"),
+            asked: Duration::from_secs(5),
+            last_checkpoint: Some(Location::caller()),
+            last_seen: None,
+            checkpoints_since: 0,
+            waiting_for: None,
+            cpu: None,
+            blocked_in: None,
+            spawned_at: Location::caller(),
+            stage: Stage::Body,
+        }
+    }
+
+    fn place_of(diagnosis: &Diagnosis) -> String {
+        let place = diagnosis.last_checkpoint.expect("it has one");
+        format!("{}:{}", place.file(), place.line())
+    }
+
+    #[test]
+    fn a_loop_without_a_checkpoint_is_told_where_to_put_one() {
+        let spinning = Diagnosis {
+            cpu: Some((Duration::from_millis(4_700), Duration::from_millis(4_800))),
+            ..straggler()
+        };
+        assert_eq!(
+            spinning.to_string(),
+            format!(
+                "`hash` has reached no checkpoint since it was asked to stop 5.00 s ago and burned 4.70 s of CPU: put \
+                 `ctx.checkpoint()?` into the loop after {}",
+                place_of(&spinning)
+            )
+        );
+    }
+
+    #[test]
+    fn one_who_ignores_its_checkpoints_is_told_so() {
+        let deaf = Diagnosis {
+            checkpoints_since: 1_204,
+            last_seen: Some(Duration::from_millis(10)),
+            ..straggler()
+        };
+        let said = deaf.to_string();
+        assert!(said.starts_with("`hash` passed 1,204 checkpoints after the stop: it ignores their result"), "{said}");
+    }
+
+    #[test]
+    fn a_blocking_call_is_named_with_what_helps() {
+        let reading = Diagnosis { blocked_in: Some("read(0)".to_owned()), ..straggler() };
+        assert!(reading.to_string().contains("and sits in read(0)"), "{reading}");
+        let locked = Diagnosis { blocked_in: Some("futex".to_owned()), last_checkpoint: None, ..straggler() };
+        assert!(locked.to_string().contains("a lock, a plain channel"), "{locked}");
+        assert!(locked.to_string().contains("it never passed one, and was spawned at"), "{locked}");
+    }
+
+    #[test]
+    fn one_who_passed_a_few_and_then_fell_silent_is_not_called_deaf() {
+        let silent = Diagnosis {
+            checkpoints_since: 3,
+            last_seen: Some(Duration::from_secs(4)),
+            blocked_in: Some("fsync(7)".to_owned()),
+            ..straggler()
+        };
+        let said = silent.to_string();
+        assert!(said.contains("passed 3 checkpoints after the stop, the last 4.00 s ago and sits in fsync(7)"), "{said}");
+    }
+
+    #[test]
+    fn without_anything_from_the_kernel_the_last_checkpoint_serves() {
+        let unknown = straggler();
+        assert!(unknown.to_string().ends_with(&place_of(&unknown)), "{unknown}");
+    }
+
+    #[test]
+    fn a_thread_that_only_exits_is_not_blamed_for_its_body() {
+        let exiting = Diagnosis { stage: Stage::Exiting, ..straggler() };
+        assert!(exiting.to_string().contains("still exiting (thread-local destructor)"));
+    }
+}

@@ -1,0 +1,14 @@
+//! The end of all tasks: who asks them, who waits, what is said afterwards.
+
+pub(crate) mod courier;
+
+pub(crate) mod kernel;
+
+pub(crate) mod diagnosis;
+
+pub(crate) mod report;
+
+#[cfg(feature = "signals")]
+pub(crate) mod signal;
+
+pub(crate) mod drain;

@@ -1,0 +1,101 @@
+//! The request to shut down: a latch that everybody may raise.
+//!
+//! It is no ancestor of any token: raising it cancels nobody. The manager's drain answers it, group by group.
+
+use crate::base::latch::{Bell, Latch};
+use crate::base::sync::Mutex;
+use crate::base::time::{self, Deadline, Duration, Instant};
+use crate::cancel::cause::Cause;
+
+/// How a manager is asked to end, and how urgently.
+#[derive(Debug)]
+pub(crate) struct ShutdownRequest {
+    /// The time a shutdown may take if the request does not say.
+    grace: Duration,
+    raised: Latch,
+    /// Rung whenever there is something new for the warden, here or in the books.
+    bell: Bell,
+    demand: Mutex<Option<Demand>>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Demand {
+    /// The first request's: it wins.
+    pub(crate) cause: Cause,
+    pub(crate) since: Instant,
+    /// The first deadline rules, later ones can only shorten it.
+    pub(crate) deadline: Deadline,
+    pub(crate) hurried_at: Option<Instant>,
+}
+
+impl ShutdownRequest {
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { grace, raised: Latch::new(), bell: Bell::new(), demand: Mutex::new(None) }
+    }
+
+    /// Asks for the shutdown, within the grace if no deadline is given; `true` for the request that was the first.
+    pub(crate) fn raise(&self, cause: Cause, deadline: Option<Deadline>) -> bool {
+        let mut demand = self.demand.lock();
+        let (first, refused) = match &mut *demand {
+            Some(earlier) => {
+                earlier.deadline = earlier.deadline.earlier(deadline.unwrap_or(Deadline::NEVER));
+                (false, Some(cause))
+            }
+            None => {
+                let deadline = deadline.unwrap_or_else(|| Deadline::after(self.grace));
+                *demand = Some(Demand { cause, since: time::now(), deadline, hurried_at: None });
+                (true, None)
+            }
+        };
+        drop(demand);
+        drop(refused);
+        self.raised.open();
+        self.bell.ring();
+        first
+    }
+
+    /// Skips what is left of the grace, if the shutdown was requested already; else requests it.
+    pub(crate) fn hurry(&self, cause: Cause) {
+        self.raise(cause, None);
+        if let Some(demand) = &mut *self.demand.lock() {
+            demand.hurried_at.get_or_insert_with(time::now);
+        }
+        self.bell.ring();
+    }
+
+    /// Open once the shutdown was requested.
+    pub(crate) fn latch(&self) -> &Latch {
+        &self.raised
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    pub(crate) fn demand(&self) -> Option<Demand> {
+        self.demand.lock().clone()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::cancel::cause::CauseKind;
+
+    #[test]
+    fn the_first_cause_wins_and_later_deadlines_only_shorten() {
+        let request = ShutdownRequest::new(Duration::from_secs(5));
+        let (soon, later) =
+            (Deadline::after(Duration::from_secs(1)), Deadline::after(Duration::from_secs(9)));
+        assert!(request.raise(Cause::from_outside(CauseKind::Signal), None));
+        assert!(!request.raise(Cause::request(), Some(soon)));
+        assert!(!request.raise(Cause::request(), Some(later)));
+        let demand = request.demand().expect("it was raised");
+        assert_eq!(demand.cause.kind(), CauseKind::Signal);
+        assert_eq!(demand.deadline, soon);
+        assert_eq!(demand.hurried_at, None);
+        request.hurry(Cause::request());
+        assert!(request.demand().expect("still raised").hurried_at.is_some());
+    }
+}

@@ -1,0 +1,128 @@
+//! Tasks that share a fate.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::cancel::cause::{Cause, CauseKind};
+use crate::cancel::token::CancellationToken;
+use crate::task::record::{GroupId, Record};
+use crate::task::registry::{ROOT, Registry};
+use crate::task::spec;
+
+/// Tasks that share a fate: they are cancelled together and stop at the same point of the shutdown.
+///
+/// A cheap clone that owns nothing: hand it to code that starts tasks. Groups nest; the manager's own tasks are in its
+/// root group, and [`TaskContext::group`](crate::TaskContext::group) is the group of the task that asks. Dropping all
+/// handles of a group changes nothing for its tasks.
+///
+/// At the shutdown groups stop in reverse order of creation, like destructors: make first what must stop last.
+///
+/// ```
+/// use taskmuster::Manager;
+///
+/// let report = Manager::builder().run(|manager| {
+///     let sinks = manager.group("sinks"); // made first, stops last
+///     let sources = manager.group("sources");
+///     sinks.spawn("disk", |ctx| Err::<(), _>(ctx.wait().into()))?;
+///     let reader = sources.spawn("reader", |_| Ok(7))?;
+///     assert_eq!(reader.name(), "sources/reader");
+///     assert_eq!(reader.join()?, 7);
+///     Ok(())
+/// });
+/// assert!(report.is_clean());
+/// ```
+#[derive(Clone)]
+pub struct Group(Arc<Inner>);
+
+struct Inner {
+    id: GroupId,
+    path: Arc<str>,
+    token: CancellationToken,
+    registry: Arc<Registry>,
+}
+
+impl Group {
+    /// The group of a manager's own tasks.
+    pub(crate) fn root(registry: &Arc<Registry>) -> Self {
+        let token = registry.root_token();
+        Self(Arc::new(Inner { id: ROOT, path: Arc::from(""), token, registry: Arc::clone(registry) }))
+    }
+
+    /// Makes a group in this group.
+    ///
+    /// Once this group's stop has begun, the new one takes no tasks either.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Self {
+        let path: Arc<str> = spec::path(self.name(), name).into();
+        let token = self.0.token.child_token();
+        let id = self.0.registry.create_group(self.0.id, &path, &token);
+        Self(Arc::new(Inner { id, path, token, registry: Arc::clone(&self.0.registry) }))
+    }
+
+    /// The name with those of the groups around it: `ingest/readers`. Empty for a manager's root group.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.path
+    }
+
+    /// The token all tasks of the group hang below.
+    #[must_use]
+    pub fn token(&self) -> &CancellationToken {
+        &self.0.token
+    }
+
+    /// Cancels the tasks of this group and of those in it, and takes no new ones; `true` for the call that did it.
+    ///
+    /// Returns without waiting for them: join their handles, or let the shutdown do it.
+    #[track_caller]
+    pub fn cancel(&self) -> bool {
+        self.stop(Cause::request())
+    }
+
+    pub(crate) fn stop(&self, cause: Cause) -> bool {
+        self.0.registry.refuse(self.0.id);
+        self.0.token.cancel_with(cause)
+    }
+
+    /// Asks the manager to shut down, from the place of the caller.
+    pub(crate) fn request_shutdown(&self, note: String, at: &'static Location<'static>) {
+        let cause = Cause::at_place(CauseKind::Shutdown, at).with_note(note);
+        self.0.registry.request.raise(cause, None);
+    }
+
+    /// What the failure of `record`, a task of this group, means for others.
+    pub(crate) fn answer_failure(&self, record: &Record) {
+        use crate::policy::failure::OnFailure;
+        match record.on_failure {
+            OnFailure::Record => {}
+            OnFailure::StopGroup => {
+                self.stop(Cause::of_task(CauseKind::SiblingFailed, &record.path));
+            }
+            OnFailure::ShutDown => {
+                let cause = Cause::of_task(CauseKind::CriticalFailure, &record.path);
+                self.0.registry.request.raise(cause, None);
+            }
+        }
+    }
+
+    pub(crate) fn id(&self) -> GroupId {
+        self.0.id
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.0.registry
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.registry.release_group(self.id);
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.0.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,331 @@
+//! A view on a task, and what joining it can say.
+
+use std::error::Error;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::latch;
+use crate::base::sync::Mutex;
+use crate::base::time::{Deadline, Duration, Instant};
+use crate::base::unwind;
+use crate::cancel::cancelled::Cancelled;
+use crate::cancel::cause::Cause;
+use crate::cancel::token::CancellationToken;
+use crate::status::outcome::{Outcome, SharedError};
+use crate::status::panic::Panic;
+use crate::status::state::{TaskId, TaskStatus};
+use crate::task::context::TaskContext;
+use crate::task::record::{self, Record};
+
+/// A view on a task: cancel it, join it, look at it.
+///
+/// The manager owns the task; dropping a handle changes nothing. Joining takes `&self`, so a handle may be shared and
+/// several threads may join: all of them learn the outcome, the first gets the value.
+///
+/// ```
+/// use std::time::Duration;
+/// use taskmuster::{JoinError, Manager};
+///
+/// let report = Manager::builder().run(|manager| {
+///     let clock = manager.spawn::<()>("clock", |ctx| loop { ctx.sleep(Duration::from_secs(1))? })?;
+///     assert!(matches!(clock.join_timeout(Duration::ZERO), Err(JoinError::StillRunning { .. })));
+///     clock.cancel();
+///     assert!(matches!(clock.join(), Err(JoinError::Cancelled { .. })));
+///     Ok(())
+/// });
+/// assert!(report.is_clean());
+/// ```
+pub struct TaskHandle<T> {
+    record: Arc<Record>,
+    value: Arc<Slot<T>>,
+}
+
+/// Where the value of a task waits for whoever joins first.
+pub(crate) struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> Slot<T> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(None)))
+    }
+
+    pub(crate) fn put(&self, value: T) {
+        let before = self.0.lock().replace(value);
+        drop(before);
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().take()
+    }
+}
+
+impl<T> Drop for Slot<T> {
+    /// A value nobody took is dropped wherever the last handle goes; its panic must not hit that place.
+    fn drop(&mut self) {
+        let value = self.take();
+        unwind::discard(value);
+    }
+}
+
+impl<T> TaskHandle<T> {
+    pub(crate) fn new(record: Arc<Record>, value: Arc<Slot<T>>) -> Self {
+        Self { record, value }
+    }
+
+    /// The task's number.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.record.id
+    }
+
+    /// The name with those of the groups around it: `ingest/reader`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.path
+    }
+
+    /// Asks the task to stop; `true` for the call that did it. Harmless twice, too late, and from the task itself.
+    ///
+    /// Returns at once: whether the task heard it is known when it is joined.
+    #[track_caller]
+    pub fn cancel(&self) -> bool {
+        self.record.token.cancel()
+    }
+
+    /// Like [`cancel`](Self::cancel), with a cause of the caller's making.
+    pub fn cancel_with(&self, cause: Cause) -> bool {
+        self.record.token.cancel_with(cause)
+    }
+
+    /// The task's own token.
+    #[must_use]
+    pub fn token(&self) -> &CancellationToken {
+        &self.record.token
+    }
+
+    /// Whether the task has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.record.has_ended()
+    }
+
+    /// What became of the task; `None` while it runs. A failure counts as read from then on.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.record.read_outcome()
+    }
+
+    /// A look at the task.
+    #[must_use]
+    pub fn status(&self) -> TaskStatus {
+        self.record.status()
+    }
+
+    /// Waits for the task's end and takes its value.
+    ///
+    /// Inside a task, [`TaskContext::join`] is the one that hears that task's own cancel.
+    ///
+    /// # Errors
+    /// [`JoinError`] says why there is no value; a failure counts as read from then on.
+    #[track_caller]
+    pub fn join(&self) -> Result<T, JoinError> {
+        self.join_by(Deadline::NEVER, Location::caller())
+    }
+
+    /// Waits at most `timeout` for the task's end and takes its value. The handle stays usable.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`JoinError::StillRunning`].
+    #[track_caller]
+    pub fn join_timeout(&self, timeout: Duration) -> Result<T, JoinError> {
+        self.join_by(Deadline::after(timeout), Location::caller())
+    }
+
+    /// Waits until `deadline` at the latest for the task's end and takes its value. The handle stays usable.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`JoinError::StillRunning`].
+    #[track_caller]
+    pub fn join_deadline(&self, deadline: Instant) -> Result<T, JoinError> {
+        self.join_by(Deadline::at(deadline), Location::caller())
+    }
+
+    /// Takes the value of a task that has ended.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`JoinError::StillRunning`].
+    pub fn try_join(&self) -> Result<T, JoinError> {
+        self.take_result()
+    }
+
+    /// A wait inside a task is put on that task's books: a straggler that waits for a straggler is told apart.
+    fn join_by(&self, deadline: Deadline, place: &'static Location<'static>) -> Result<T, JoinError> {
+        if self.record.ledger().is_forked() {
+            return Err(JoinError::Forked { task: self.task() });
+        }
+        let me = record::current();
+        let _waiting = match &me {
+            None => None,
+            Some(me) if Arc::ptr_eq(me, &self.record) => return Err(JoinError::WouldDeadlock { task: self.task() }),
+            Some(me) => {
+                me.pulse.beat(place);
+                Some(me.pulse.waits_for_task(self.record.id.0))
+            }
+        };
+        self.record.settled().wait_until(deadline);
+        self.take_result()
+    }
+
+    fn take_result(&self) -> Result<T, JoinError> {
+        let task = self.task();
+        match self.record.read_outcome() {
+            None => Err(JoinError::StillRunning { task }),
+            Some(Outcome::Completed) => self.value.take().ok_or(JoinError::AlreadyTaken { task }),
+            Some(Outcome::Failed(error)) => Err(JoinError::Failed { task, error }),
+            Some(Outcome::Panicked(panic)) => Err(JoinError::Panicked(panic)),
+            Some(Outcome::Abandoned) => Err(JoinError::Abandoned { task }),
+            Some(Outcome::Cancelled(_)) => {
+                Err(JoinError::Cancelled { task, cancelled: Cancelled::of(self.record.token.node()) })
+            }
+        }
+    }
+
+    fn task(&self) -> Arc<str> {
+        Arc::clone(&self.record.path)
+    }
+}
+
+impl TaskContext {
+    /// Waits for the end of another task and takes its value, unless this task is asked to stop meanwhile.
+    ///
+    /// # Errors
+    /// [`JoinError::Interrupted`] when this task was asked to stop; the other one goes on, and the handle stays usable.
+    /// Otherwise as [`TaskHandle::join`].
+    #[track_caller]
+    pub fn join<T>(&self, other: &TaskHandle<T>) -> Result<T, JoinError> {
+        if other.record.ledger().is_forked() {
+            return Err(JoinError::Forked { task: other.task() });
+        }
+        let record = self.record();
+        record.pulse.beat(Location::caller());
+        if Arc::ptr_eq(record, &other.record) {
+            return Err(JoinError::WouldDeadlock { task: other.task() });
+        }
+        let _waiting = record.pulse.waits_for_task(other.record.id.0);
+        latch::wait_any(&[record.token.node().latch(), other.record.settled()], Deadline::NEVER);
+        if let Err(cancelled) = record.token.checkpoint() {
+            return Err(JoinError::Interrupted { task: other.task(), cancelled });
+        }
+        other.take_result()
+    }
+}
+
+impl<T> fmt::Debug for TaskHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("id", &self.record.id).field("name", &self.record.path).finish_non_exhaustive()
+    }
+}
+
+/// Why a join gave no value.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The task returned an error, which is the source of this one.
+    Failed {
+        /// The task that was joined.
+        task: Arc<str>,
+        /// What it returned.
+        error: SharedError,
+    },
+    /// The task panicked.
+    Panicked(Panic),
+    /// The task heard that it was asked to stop, and did.
+    Cancelled {
+        /// The task that was joined.
+        task: Arc<str>,
+        /// By whom and why.
+        cancelled: Cancelled,
+    },
+    /// The shutdown ended without the task; if it ends after all, a later join says how.
+    Abandoned {
+        /// The task that was joined.
+        task: Arc<str>,
+    },
+    /// The task completed, and an earlier join got its value.
+    AlreadyTaken {
+        /// The task that was joined.
+        task: Arc<str>,
+    },
+    /// A task tried to join itself.
+    WouldDeadlock {
+        /// The task that tried.
+        task: Arc<str>,
+    },
+    /// The task has not ended, and the time was over.
+    StillRunning {
+        /// The task that was joined.
+        task: Arc<str>,
+    },
+    /// This process is a fork of the one that runs the task: its threads do not exist here.
+    Forked {
+        /// The task that was joined.
+        task: Arc<str>,
+    },
+    /// The task that waited was itself asked to stop.
+    Interrupted {
+        /// The task that was joined, not the one that waited.
+        task: Arc<str>,
+        /// By whom and why the waiting task was asked to stop.
+        cancelled: Cancelled,
+    },
+}
+
+impl JoinError {
+    /// The name of the task that was joined.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        match self {
+            Self::Panicked(panic) => panic.task(),
+            Self::Failed { task, .. }
+            | Self::Cancelled { task, .. }
+            | Self::Abandoned { task }
+            | Self::AlreadyTaken { task }
+            | Self::WouldDeadlock { task }
+            | Self::StillRunning { task }
+            | Self::Forked { task }
+            | Self::Interrupted { task, .. } => task,
+        }
+    }
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let task = self.task();
+        match self {
+            Self::Failed { .. } => write!(f, "task `{task}` failed"),
+            Self::Panicked(panic) => write!(f, "task `{task}` {panic}"),
+            Self::Cancelled { .. } => write!(f, "task `{task}` was cancelled"),
+            Self::Abandoned { .. } => write!(f, "task `{task}` did not stop and was abandoned by the shutdown"),
+            Self::AlreadyTaken { .. } => write!(f, "the value of task `{task}` was taken by an earlier join"),
+            Self::WouldDeadlock { .. } => write!(f, "task `{task}` cannot join itself"),
+            Self::StillRunning { .. } => write!(f, "task `{task}` is still running"),
+            Self::Forked { .. } => write!(f, "task `{task}` runs in the process this one was forked from"),
+            Self::Interrupted { .. } => write!(f, "waiting for task `{task}` was cancelled"),
+        }
+    }
+}
+
+impl Error for JoinError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed { error, .. } => Some(&**error),
+            Self::Panicked(panic) => Some(panic),
+            Self::Cancelled { cancelled, .. } | Self::Interrupted { cancelled, .. } => Some(cancelled),
+            Self::Abandoned { .. }
+            | Self::AlreadyTaken { .. }
+            | Self::WouldDeadlock { .. }
+            | Self::StillRunning { .. }
+            | Self::Forked { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One task and its group, from before its thread starts until its thread is gone.
+
+pub(crate) mod spec;
+
+pub(crate) mod panic;
+
+pub(crate) mod errand;
+
+pub(crate) mod record;
+
+pub(crate) mod registry;
+
+pub(crate) mod group;
+
+pub(crate) mod context;
+
+pub(crate) mod handle;
+
+pub(crate) mod thread;
+
+pub(crate) mod spawner;

@@ -1,0 +1,59 @@
+//! The process-wide hook that learns where our threads panic.
+//!
+//! A caught panic does not say where it happened; only the hook is told. Ours is installed by the first spawn, touches
+//! only the threads of tasks, and always calls the one before it. If the program replaces it later, the place is
+//! missing from reports and the last checkpoint serves.
+
+use std::cell::RefCell;
+use std::panic;
+use std::sync::Once;
+
+use crate::status::panic::Place;
+
+/// Whether the library may chain into the process-wide panic hook, to learn where a task panicked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PanicHook {
+    /// Install a hook that notes the place and calls the hook that was there before.
+    #[default]
+    Chain,
+    /// Leave the hook alone: panics are reported without their place.
+    Leave,
+}
+
+thread_local! {
+    /// The place of the last panic of this thread; outer `None` on threads that are not ours.
+    static LAST: RefCell<Option<Option<Place>>> = const { RefCell::new(None) };
+}
+
+/// Chains our hook into the process, once.
+pub(crate) fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            note(info.location().map(Place::from));
+            before(info);
+        }));
+    });
+}
+
+/// Makes the calling thread one of ours.
+pub(crate) fn watch_this_thread() {
+    let _ = LAST.try_with(|last| last.replace(Some(None)));
+}
+
+/// The place of the panic that was just caught on this thread.
+pub(crate) fn take_place() -> Option<Place> {
+    LAST.try_with(|last| last.borrow_mut().as_mut().and_then(Option::take)).ok().flatten()
+}
+
+fn note(place: Option<Place>) {
+    let _ = LAST.try_with(|last| {
+        if let Ok(mut last) = last.try_borrow_mut() {
+            if let Some(last) = last.as_mut() {
+                *last = place;
+            }
+        }
+    });
+}

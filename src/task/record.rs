@@ -1,0 +1,268 @@
+//! The record of one task: from before its thread starts until its outcome is history.
+//!
+//! 1. `life` holds everything that changes; its phase moves along the table of `status/state.rs` and nowhere else.
+//! 2. The outcome is written in the step that ends the phase, once; abandonment writes one too, which the end of the
+//!    body may replace.
+//! 3. `settled` opens after the outcome was written and the registry's books were closed over it: whoever was woken by
+//!    it finds both. It opens for an abandoned task as well, so that nobody joins a straggler for ever.
+//! 4. The thread is joined by exactly one: whoever comes second of "the thread says it is gone" and "the spawner hands
+//!    over its join handle" gets it, decided under `life`.
+//! 5. `life` is held for a few assignments, alone, and nothing is dropped under it.
+
+use std::cell::RefCell;
+use std::fs;
+use std::panic::Location;
+use std::process;
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
+
+use crate::base::latch::Latch;
+use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
+use crate::base::time::{self, Duration, Instant};
+use crate::cancel::checkpoint::Pulse;
+use crate::cancel::token::CancellationToken;
+use crate::policy::failure::OnFailure;
+use crate::status::outcome::Outcome;
+use crate::status::state::{End, Phase, TaskId, TaskState, TaskStatus};
+
+/// Everything the library knows of one task.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: TaskId,
+    pub(crate) path: Arc<str>,
+    pub(crate) group: GroupId,
+    pub(crate) token: CancellationToken,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) spawned_at: &'static Location<'static>,
+    pub(crate) created: Instant,
+    /// In a cache line of its own: the only part that is written at every checkpoint.
+    pub(crate) pulse: CachePadded<Pulse>,
+    settled: Latch,
+    life: Mutex<Life>,
+    unread: AtomicBool,
+    ledger: Arc<Ledger>,
+}
+
+/// The number of a group, unique within its manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GroupId(pub(crate) u64);
+
+/// What a registry and its records share: the count of failures nobody has looked at, and the process they live in.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    unread: AtomicUsize,
+    pid: u32,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { unread: AtomicUsize::new(0), pid: process::id() })
+    }
+
+    /// Relaxed: a count, read when everything it counts is over.
+    pub(crate) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is a forked copy, in which the threads of the original do not exist and its locks may be held for
+    /// ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.pid != process::id()
+    }
+}
+
+#[derive(Debug)]
+struct Life {
+    phase: Phase,
+    outcome: Option<Outcome>,
+    ended_at: Option<Instant>,
+    tid: Option<u32>,
+    thread: Option<JoinHandle<()>>,
+    gone: bool,
+}
+
+/// What a new record starts with.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) path: Arc<str>,
+    pub(crate) group: GroupId,
+    pub(crate) token: CancellationToken,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) spawned_at: &'static Location<'static>,
+}
+
+impl Record {
+    pub(crate) fn new(id: TaskId, birth: Birth, ledger: &Arc<Ledger>) -> Self {
+        let Birth { path, group, token, grace, on_failure, spawned_at } = birth;
+        let life =
+            Life { phase: Phase::Registered, outcome: None, ended_at: None, tid: None, thread: None, gone: false };
+        Self {
+            id,
+            path,
+            group,
+            token,
+            grace,
+            on_failure,
+            spawned_at,
+            created: time::now(),
+            pulse: CachePadded::default(),
+            settled: Latch::new(),
+            life: Mutex::new(life),
+            unread: AtomicBool::new(false),
+            ledger: Arc::clone(ledger),
+        }
+    }
+
+    /// The thread begins.
+    pub(crate) fn begin(&self) {
+        let tid = own_tid();
+        let mut life = self.life.lock();
+        life.phase.begin();
+        life.tid = tid;
+    }
+
+    /// The body is over. The registry then closes its books and lets the joiners go ([`Record::settle`]).
+    pub(crate) fn end(&self, outcome: Outcome) -> End {
+        let failure = outcome.is_failure();
+        let ended_at = Some(time::now());
+        let mut life = self.life.lock();
+        let end = life.phase.end();
+        let before = life.outcome.replace(outcome);
+        life.ended_at = ended_at;
+        if failure {
+            self.unread.store(true, Ordering::Relaxed);
+            self.ledger.unread.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(life);
+        drop(before);
+        end
+    }
+
+    /// The shutdown gives up on the task; `false` if it had ended.
+    #[must_use = "a task that has ended must not be reported as abandoned"]
+    pub(crate) fn abandon(&self) -> bool {
+        let mut life = self.life.lock();
+        let abandoned = life.phase.abandon();
+        if abandoned {
+            life.outcome = Some(Outcome::Abandoned);
+        }
+        drop(life);
+        if abandoned {
+            self.settled.open();
+        }
+        abandoned
+    }
+
+    /// Lets the joiners go.
+    pub(crate) fn settle(&self) {
+        self.settled.open();
+    }
+
+    /// What joiners wait at.
+    pub(crate) fn settled(&self) -> &Latch {
+        &self.settled
+    }
+
+    /// The outcome for somebody who asks: a failure counts as read from now on.
+    pub(crate) fn read_outcome(&self) -> Option<Outcome> {
+        let outcome = self.outcome();
+        if outcome.as_ref().is_some_and(Outcome::is_failure) && self.unread.swap(false, Ordering::Relaxed) {
+            self.ledger.unread.fetch_sub(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// The outcome for the books.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.life.lock().outcome.clone()
+    }
+
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.life.lock().phase == Phase::Ended
+    }
+
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        self.life.lock().ended_at
+    }
+
+    /// The kernel's number of the thread, where it could be read.
+    pub(crate) fn tid(&self) -> Option<u32> {
+        self.life.lock().tid
+    }
+
+    /// The thread's last words (4): gives the join handle if the spawner has brought it already.
+    pub(crate) fn depart(&self) -> Option<JoinHandle<()>> {
+        let mut life = self.life.lock();
+        life.gone = true;
+        life.thread.take()
+    }
+
+    /// Brings the join handle (4): gives it back if the thread is gone already.
+    pub(crate) fn attach(&self, thread: JoinHandle<()>) -> Option<JoinHandle<()>> {
+        let mut life = self.life.lock();
+        if life.gone {
+            return Some(thread);
+        }
+        life.thread = Some(thread);
+        None
+    }
+
+    pub(crate) fn status(&self) -> TaskStatus {
+        TaskStatus {
+            id: self.id,
+            name: Arc::clone(&self.path),
+            state: self.state(),
+            age: self.created.elapsed(),
+            checkpoints: self.pulse.passed(),
+            last_checkpoint: self.pulse.place(),
+            spawned_at: self.spawned_at,
+        }
+    }
+
+    fn state(&self) -> TaskState {
+        let (phase, gone) = {
+            let life = self.life.lock();
+            (life.phase, life.gone)
+        };
+        match phase {
+            Phase::Registered => TaskState::Starting,
+            Phase::Running if self.token.is_cancelled() => TaskState::Stopping,
+            Phase::Running => TaskState::Running,
+            Phase::Abandoned => TaskState::Abandoned,
+            Phase::Ended if gone => TaskState::Ended,
+            Phase::Ended => TaskState::Exiting,
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+}
+
+/// The kernel's number of the calling thread, without libc and for any user: `12345/task/12347`.
+fn own_tid() -> Option<u32> {
+    let link = fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Record>>> = const { RefCell::new(None) };
+}
+
+/// The task that runs on the calling thread.
+pub(crate) fn current() -> Option<Arc<Record>> {
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+}
+
+/// Says which task runs on the calling thread.
+pub(crate) fn set_current(record: Option<Arc<Record>>) {
+    let before = CURRENT.try_with(|current| current.replace(record));
+    drop(before);
+}

@@ -1,0 +1,491 @@
+//! The books of one manager: every task and group, from before the first to after the last.
+//!
+//! 1. A task is in `live` from before its thread exists until its outcome is written; then in `exiting` until its
+//!    thread was really joined; then in the bounded history.
+//! 2. Whether a task is accepted and whether its group's stop has begun is decided under one lock, `books`: a task is
+//!    registered before the stop, and then its token hangs below the token the stop cancels; or it is refused.
+//! 3. A group's stop begins once. Its descendants' stops have begun before or begin in the same step, and a group made
+//!    below it later is born refusing.
+//! 4. A group stays in the books while somebody can spawn into it or a task or group of it is left.
+//! 5. The counters change in the step that moves the record, so they are exact at every moment.
+//! 6. `books` is held alone, never while user code runs; what leaves the books is dropped after the lock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::base::latch::Latch;
+use crate::base::sync::{JoinHandle, Mutex, Sender};
+use crate::base::time::{Duration, Instant};
+use crate::base::unwind;
+use crate::cancel::token::CancellationToken;
+use crate::status::outcome::Outcome;
+use crate::status::request::ShutdownRequest;
+use crate::status::state::{End, TaskCounts, TaskId};
+use crate::task::errand::{Errand, What};
+use crate::task::panic::PanicHook;
+use crate::task::record::{Birth, GroupId, Ledger, Record};
+
+/// The group that holds all others.
+pub(crate) const ROOT: GroupId = GroupId(0);
+
+/// How many failures are kept whole; all are counted.
+const FAILURES_KEPT: usize = 64;
+
+/// The books and what every spawn needs beside them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    books: Mutex<Books>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) request: ShutdownRequest,
+    pub(crate) panic_hook: PanicHook,
+    max_tasks: usize,
+    courier: Sender<Errand>,
+}
+
+/// What a manager's builder decides about its registry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) grace: Duration,
+    pub(crate) max_tasks: usize,
+    pub(crate) history: usize,
+    pub(crate) panic_hook: PanicHook,
+}
+
+#[derive(Debug)]
+struct Books {
+    next_task: u64,
+    next_group: u64,
+    live: BTreeMap<TaskId, Arc<Record>>,
+    exiting: BTreeMap<TaskId, Arc<Record>>,
+    groups: BTreeMap<GroupId, Entry>,
+    history: VecDeque<Arc<Record>>,
+    history_limit: usize,
+    failures: Vec<Arc<Record>>,
+    counts: TaskCounts,
+    /// Those who wait for the last task to end.
+    idlers: Vec<Arc<Latch>>,
+}
+
+/// A group in the books.
+#[derive(Debug)]
+struct Entry {
+    parent: Option<GroupId>,
+    path: Arc<str>,
+    token: CancellationToken,
+    /// Takes no new tasks.
+    refusing: bool,
+    /// Was asked to stop by the drain, at this moment.
+    asked: Option<Instant>,
+    /// Nobody holds the group any more.
+    released: bool,
+    /// The live ones.
+    tasks: BTreeSet<TaskId>,
+    /// The longest grace of the tasks it has had.
+    grace: Option<Duration>,
+    children: BTreeSet<GroupId>,
+    /// The children that the drain has not asked yet.
+    unasked: BTreeSet<GroupId>,
+}
+
+/// Why a task is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    ShuttingDown,
+    Limit(usize),
+    Forked,
+}
+
+/// A group that the drain asks next.
+#[derive(Debug)]
+pub(crate) struct StopOrder {
+    pub(crate) group: GroupId,
+    pub(crate) path: Arc<str>,
+    pub(crate) token: CancellationToken,
+    /// The longest grace of its tasks, if any of them has one.
+    pub(crate) grace: Option<Duration>,
+    /// Its live tasks.
+    pub(crate) tasks: Vec<Arc<Record>>,
+}
+
+impl Registry {
+    pub(crate) fn new(settings: Settings, courier: Sender<Errand>) -> Self {
+        let root = Entry::new(None, Arc::from(""), CancellationToken::new());
+        let books = Books {
+            next_task: 1,
+            next_group: ROOT.0 + 1,
+            live: BTreeMap::new(),
+            exiting: BTreeMap::new(),
+            groups: BTreeMap::from([(ROOT, root)]),
+            history: VecDeque::new(),
+            history_limit: settings.history,
+            failures: Vec::new(),
+            counts: TaskCounts::default(),
+            idlers: Vec::new(),
+        };
+        Self {
+            books: Mutex::new(books),
+            ledger: Ledger::new(),
+            request: ShutdownRequest::new(settings.grace),
+            panic_hook: settings.panic_hook,
+            max_tasks: settings.max_tasks,
+            courier,
+        }
+    }
+
+    // ---- tasks ----
+
+    /// Accepts a task or refuses it (2).
+    pub(crate) fn register(&self, birth: Birth) -> Result<Arc<Record>, Refusal> {
+        if self.ledger.is_forked() {
+            return Err(Refusal::Forked);
+        }
+        let mut books = self.books.lock();
+        let accepted = books.accepts(birth.group, self.max_tasks);
+        accepted.map(|()| {
+            let record = Arc::new(Record::new(TaskId(books.next_task), birth, &self.ledger));
+            books.enter(&record);
+            record
+        })
+    }
+
+    /// Takes back a task whose thread could not be created.
+    pub(crate) fn withdraw(&self, record: &Record) {
+        let mut books = self.books.lock();
+        books.counts.spawned -= 1;
+        let gone = books.leave(record);
+        drop(books);
+        self.announce(gone);
+    }
+
+    /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
+    pub(crate) fn end(&self, record: &Arc<Record>, outcome: Outcome, thread: Thread) {
+        let counted = outcome.clone();
+        let end = record.end(outcome);
+        let mut books = self.books.lock();
+        let mut gone = books.leave(record);
+        gone.evicted = books.close(record, &counted, end, thread);
+        drop(books);
+        self.announce(gone);
+    }
+
+    /// The thread of a task is about to be no more: sends the courier to join it.
+    pub(crate) fn depart(self: &Arc<Self>, record: &Arc<Record>) {
+        if let Some(thread) = record.depart() {
+            self.send_to_join(record, thread);
+        }
+    }
+
+    /// The spawner brings the join handle of a task's thread.
+    pub(crate) fn attach(self: &Arc<Self>, record: &Arc<Record>, thread: JoinHandle<()>) {
+        if let Some(thread) = record.attach(thread) {
+            self.send_to_join(record, thread);
+        }
+    }
+
+    fn send_to_join(self: &Arc<Self>, record: &Arc<Record>, thread: JoinHandle<()>) {
+        let (registry, record) = (Arc::clone(self), Arc::clone(record));
+        self.send(Errand::new(What::Join(Arc::clone(&record.path)), move || {
+            // Our closure for std returns `()` and catches everything: there is no result to look at.
+            unwind::discard(thread.join());
+            registry.joined(&record);
+        }));
+    }
+
+    fn joined(&self, record: &Record) {
+        let mut books = self.books.lock();
+        let gone = books.exiting.remove(&record.id);
+        let news = books.exiting.is_empty();
+        drop(books);
+        drop(gone);
+        if news {
+            self.request.bell().ring();
+        }
+    }
+
+    /// Sends the courier; without one, after the manager's end, the errand is dropped.
+    pub(crate) fn send(&self, errand: Errand) {
+        drop(self.courier.send(errand));
+    }
+
+    fn announce(&self, gone: Gone) {
+        gone.idlers.iter().for_each(|idler| {
+            idler.open();
+        });
+        if gone.news_for_drain {
+            self.request.bell().ring();
+        }
+    }
+
+    // ---- looking ----
+
+    pub(crate) fn live(&self) -> Vec<Arc<Record>> {
+        self.books.lock().live.values().map(Arc::clone).collect()
+    }
+
+    pub(crate) fn exiting(&self) -> Vec<Arc<Record>> {
+        self.books.lock().exiting.values().map(Arc::clone).collect()
+    }
+
+    /// Everything the books still hold, in order of creation.
+    pub(crate) fn everything(&self) -> Vec<Arc<Record>> {
+        let books = self.books.lock();
+        let all = books.live.values().chain(books.exiting.values()).chain(&books.history).chain(&books.failures);
+        let by_id: BTreeMap<TaskId, Arc<Record>> = all.map(|record| (record.id, Arc::clone(record))).collect();
+        drop(books);
+        by_id.into_values().collect()
+    }
+
+    pub(crate) fn counts(&self) -> TaskCounts {
+        let books = self.books.lock();
+        TaskCounts { live: books.live.len() as u64, ..books.counts }
+    }
+
+    /// A latch that opens when no task is live; open already if none is.
+    pub(crate) fn idle(&self) -> Arc<Latch> {
+        let mut books = self.books.lock();
+        if books.live.is_empty() {
+            return Arc::new(Latch::already_open());
+        }
+        let latch = Arc::new(Latch::new());
+        // Earlier ones whose waiter has left.
+        books.idlers.retain(|idler| Arc::strong_count(idler) > 1);
+        books.idlers.push(Arc::clone(&latch));
+        latch
+    }
+
+    /// The task with this number, while the books hold it.
+    pub(crate) fn find(&self, id: TaskId) -> Option<Arc<Record>> {
+        let books = self.books.lock();
+        let ended = || books.history.iter().find(|record| record.id == id);
+        books.live.get(&id).or_else(|| books.exiting.get(&id)).or_else(ended).map(Arc::clone)
+    }
+
+    // ---- groups ----
+
+    /// Makes a group below `parent`, whose token is `parent_token`; born refusing if `parent` is (3).
+    pub(crate) fn create_group(&self, parent: GroupId, path: &Arc<str>, token: &CancellationToken) -> GroupId {
+        let mut entry = Entry::new(Some(parent), Arc::clone(path), token.clone());
+        let mut books = self.books.lock();
+        let id = GroupId(books.next_group);
+        books.next_group += 1;
+        match books.groups.get_mut(&parent) {
+            Some(above) => {
+                entry.refusing = above.refusing;
+                above.children.insert(id);
+                above.unasked.insert(id);
+            }
+            // Cannot be while somebody holds the parent (4); a group without one takes nothing.
+            None => entry.refusing = true,
+        }
+        books.groups.insert(id, entry);
+        id
+    }
+
+    pub(crate) fn root_token(&self) -> CancellationToken {
+        self.books.lock().groups.get(&ROOT).map(|root| root.token.clone()).unwrap_or_default()
+    }
+
+    /// Nobody holds the group any more (4).
+    pub(crate) fn release_group(&self, id: GroupId) {
+        if self.ledger.is_forked() {
+            return;
+        }
+        let mut books = self.books.lock();
+        if let Some(entry) = books.groups.get_mut(&id) {
+            entry.released = true;
+        }
+        let gone = books.prune(id);
+        drop(books);
+        drop(gone);
+    }
+
+    /// From now on nothing is accepted in the group and in those below it (3).
+    pub(crate) fn refuse(&self, id: GroupId) {
+        let mut books = self.books.lock();
+        let mut pending = vec![id];
+        while let Some(id) = pending.pop() {
+            if let Some(entry) = books.groups.get_mut(&id) {
+                entry.refusing = true;
+                pending.extend(&entry.children);
+            }
+        }
+    }
+
+    // ---- the drain's view ----
+
+    /// Begins the stop of the next group: those below before those above, the youngest first (2). `None` when all
+    /// groups were asked and have nothing below them that was not.
+    pub(crate) fn begin_next_stop(&self, now: Instant) -> Option<StopOrder> {
+        let mut books = self.books.lock();
+        let mut id = ROOT;
+        loop {
+            let entry = books.groups.get(&id)?;
+            match entry.unasked.last() {
+                Some(below) => id = *below,
+                None => break,
+            }
+        }
+        if books.groups.get(&id)?.asked.is_some() {
+            return None;
+        }
+        books.ask(id, now)
+    }
+
+    /// How many groups with live tasks the drain has yet to ask.
+    pub(crate) fn groups_to_ask(&self) -> usize {
+        let books = self.books.lock();
+        books.groups.values().filter(|entry| entry.asked.is_none() && !entry.tasks.is_empty()).count()
+    }
+
+    /// How many tasks of a group have not ended.
+    pub(crate) fn live_in(&self, id: GroupId) -> usize {
+        self.books.lock().groups.get(&id).map_or(0, |entry| entry.tasks.len())
+    }
+
+    /// Whether every task has ended and every thread was joined.
+    pub(crate) fn is_empty(&self) -> bool {
+        let books = self.books.lock();
+        books.live.is_empty() && books.exiting.is_empty()
+    }
+
+    /// From now on the history has room for everybody who is there, so that each gets a row in the report.
+    pub(crate) fn keep_all_for_report(&self) {
+        let mut books = self.books.lock();
+        books.history_limit = books.history_limit.saturating_add(books.live.len());
+    }
+}
+
+/// What left the books and who wants to know; to be dropped and told after the lock.
+#[derive(Debug, Default)]
+struct Gone {
+    records: Vec<Arc<Record>>,
+    groups: Vec<Entry>,
+    idlers: Vec<Arc<Latch>>,
+    news_for_drain: bool,
+    evicted: Option<Arc<Record>>,
+}
+
+/// Whether an ended task has a thread that is still to be joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    ToBeJoined,
+    NeverStarted,
+}
+
+impl Books {
+    fn accepts(&self, group: GroupId, max_tasks: usize) -> Result<(), Refusal> {
+        let refusing = self.groups.get(&group).is_none_or(|entry| entry.refusing);
+        if refusing {
+            Err(Refusal::ShuttingDown)
+        } else if self.live.len() + self.exiting.len() >= max_tasks {
+            Err(Refusal::Limit(max_tasks))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn enter(&mut self, record: &Arc<Record>) {
+        self.next_task += 1;
+        self.counts.spawned += 1;
+        self.live.insert(record.id, Arc::clone(record));
+        if let Some(entry) = self.groups.get_mut(&record.group) {
+            entry.tasks.insert(record.id);
+            entry.grace = entry.grace.max(record.grace);
+        }
+    }
+
+    /// Takes a task out of `live`.
+    fn leave(&mut self, record: &Record) -> Gone {
+        let mut gone = Gone::default();
+        gone.records.extend(self.live.remove(&record.id));
+        if let Some(entry) = self.groups.get_mut(&record.group) {
+            entry.tasks.remove(&record.id);
+            gone.news_for_drain = entry.tasks.is_empty() && entry.asked.is_some();
+        }
+        gone.groups = self.prune(record.group);
+        if self.live.is_empty() {
+            gone.idlers = std::mem::take(&mut self.idlers);
+            gone.news_for_drain |= self.exiting.is_empty();
+        }
+        gone
+    }
+
+    /// Counts an ended task and puts it where it belongs; gives back what the history has no room for.
+    fn close(
+        &mut self,
+        record: &Arc<Record>,
+        outcome: &Outcome,
+        end: End,
+        thread: Thread,
+    ) -> Option<Arc<Record>> {
+        self.counts.late += u64::from(end == End::Late);
+        match outcome {
+            Outcome::Completed => self.counts.completed += 1,
+            Outcome::Failed(_) => self.counts.failed += 1,
+            Outcome::Panicked(_) => self.counts.panicked += 1,
+            Outcome::Cancelled(_) | Outcome::Abandoned => self.counts.cancelled += 1,
+        }
+        if outcome.is_failure() && self.failures.len() < FAILURES_KEPT {
+            self.failures.push(Arc::clone(record));
+        }
+        if thread == Thread::ToBeJoined {
+            self.exiting.insert(record.id, Arc::clone(record));
+        }
+        self.history.push_back(Arc::clone(record));
+        if self.history.len() > self.history_limit { self.history.pop_front() } else { None }
+    }
+
+    fn ask(&mut self, id: GroupId, now: Instant) -> Option<StopOrder> {
+        let parent = self.groups.get(&id)?.parent;
+        if let Some(above) = parent.and_then(|parent| self.groups.get_mut(&parent)) {
+            above.unasked.remove(&id);
+        }
+        let entry = self.groups.get_mut(&id)?;
+        entry.refusing = true;
+        entry.asked = Some(now);
+        let (path, token, grace) = (Arc::clone(&entry.path), entry.token.clone(), entry.grace);
+        let tasks = entry.tasks.iter().filter_map(|task| self.live.get(task)).map(Arc::clone).collect();
+        Some(StopOrder { group: id, path, token, grace, tasks })
+    }
+
+    /// Takes out a group that nobody can spawn into and nothing is left of, and then those above it (4).
+    fn prune(&mut self, id: GroupId) -> Vec<Entry> {
+        let mut gone = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            if !self.groups.get(&id).is_some_and(Entry::is_over) {
+                break;
+            }
+            let Some(entry) = self.groups.remove(&id) else { break };
+            next = entry.parent;
+            if let Some(above) = entry.parent.and_then(|parent| self.groups.get_mut(&parent)) {
+                above.children.remove(&id);
+                above.unasked.remove(&id);
+            }
+            gone.push(entry);
+        }
+        gone
+    }
+}
+
+impl Entry {
+    fn new(parent: Option<GroupId>, path: Arc<str>, token: CancellationToken) -> Self {
+        Self {
+            parent,
+            path,
+            token,
+            refusing: false,
+            asked: None,
+            released: false,
+            tasks: BTreeSet::new(),
+            grace: None,
+            children: BTreeSet::new(),
+            unasked: BTreeSet::new(),
+        }
+    }
+
+    /// The root has no parent and stays: the drain starts there.
+    fn is_over(&self) -> bool {
+        self.released && self.tasks.is_empty() && self.children.is_empty() && self.parent.is_some()
+    }
+}

@@ -1,0 +1,305 @@
+//! Starting tasks: the builder, the registration, the thread.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::sync::{self, Mutex};
+use crate::base::time::Duration;
+use crate::policy::failure::OnFailure;
+use crate::task::context::TaskContext;
+use crate::task::group::Group;
+use crate::task::handle::{Slot, TaskHandle};
+use crate::task::panic::{self, PanicHook};
+use crate::task::record::{Birth, Record};
+use crate::task::registry::Refusal;
+use crate::task::spec;
+use crate::task::thread::{Job, TaskBody, TaskResult};
+
+/// # Starting tasks
+impl Group {
+    /// Starts a task on a thread of its own and returns once the thread is created.
+    ///
+    /// The task is on the books before its thread exists. Names need not be unique. A task whose group was cancelled
+    /// already is accepted and ends as cancelled without starting.
+    ///
+    /// # Errors
+    /// [`SpawnError`], which gives the closure back: the group is stopping, the limit of live tasks is reached, the
+    /// system has no thread to give, or this process is a fork.
+    ///
+    /// # What infers
+    /// The type of the value comes from the closure's `Ok`. An endless loop leaves it open; say it:
+    ///
+    /// ```
+    /// # use taskmuster::{Manager, TaskResult};
+    /// # use std::time::Duration;
+    /// # let report = Manager::builder().run(|manager| {
+    /// # let group = manager.group("g");
+    /// let sum = group.spawn("sum", |_| Ok(1 + 1))?;                        // TaskHandle<i32>
+    /// group.spawn::<()>("clock", |ctx| loop { ctx.sleep(Duration::from_secs(1))? })?;
+    /// group.spawn("tick", |ctx| -> TaskResult { loop { ctx.sleep(Duration::from_secs(1))? } })?;
+    /// fn named(ctx: &taskmuster::TaskContext) -> TaskResult<u8> { ctx.checkpoint()?; Ok(3) }
+    /// group.spawn("named", named)?;
+    /// let limit = 7;
+    /// group.spawn("with captures", move |_| Ok(limit))?;
+    /// # assert_eq!(sum.join()?, 2);
+    /// # Ok(())
+    /// # });
+    /// # assert!(report.is_clean());
+    /// ```
+    ///
+    /// A closure that was first bound with `let` does not infer the lifetime of its argument: write
+    /// `let body = |ctx: &TaskContext| ..` there.
+    #[track_caller]
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: impl AsRef<str>,
+        body: impl FnOnce(&TaskContext) -> TaskResult<T> + Send + 'static,
+    ) -> Result<TaskHandle<T>, SpawnError<T>> {
+        self.task(name).spawn(body)
+    }
+
+    /// Describes a task that needs more than a name.
+    ///
+    /// ```
+    /// # use taskmuster::{Manager, OnFailure};
+    /// # use std::time::Duration;
+    /// # let report = Manager::builder().run(|manager| {
+    /// manager
+    ///     .task("indexer")
+    ///     .stack_size(512 * 1024)
+    ///     .grace(Duration::from_secs(3))
+    ///     .on_failure(OnFailure::StopGroup)
+    ///     .spawn(|ctx| Ok(ctx.checkpoint()?))?;
+    /// # Ok(())
+    /// # });
+    /// # assert!(report.is_clean());
+    /// ```
+    pub fn task(&self, name: impl AsRef<str>) -> TaskBuilder {
+        TaskBuilder {
+            group: self.clone(),
+            path: spec::path(self.name(), name.as_ref()).into(),
+            stack_size: None,
+            grace: None,
+            on_failure: OnFailure::default(),
+        }
+    }
+}
+
+/// A task before it is started; made by [`Manager::task`](crate::Manager::task) and [`Group::task`].
+#[derive(Clone, Debug)]
+#[must_use = "a task is started by `spawn`"]
+pub struct TaskBuilder {
+    group: Group,
+    path: Arc<str>,
+    stack_size: Option<usize>,
+    grace: Option<Duration>,
+    on_failure: OnFailure,
+}
+
+impl TaskBuilder {
+    /// The size of the thread's stack in bytes; std's default of 2 MiB without it. The system may round it up.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// How long the task may need to stop after it was asked.
+    ///
+    /// At the shutdown its group is given the longest grace of its tasks before the next group is asked, and a task
+    /// that took longer than its own is marked in the report. It never extends the shutdown's one deadline, and only
+    /// that one abandons a task.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// What the failure of this task means for others; nothing, without it.
+    pub fn on_failure(mut self, policy: OnFailure) -> Self {
+        self.on_failure = policy;
+        self
+    }
+
+    /// The program makes no sense without this task: its failure shuts the manager down.
+    pub fn critical(self) -> Self {
+        self.on_failure(OnFailure::ShutDown)
+    }
+
+    /// Starts the task; see [`Group::spawn`].
+    ///
+    /// # Errors
+    /// [`SpawnError`], which gives the closure back.
+    #[track_caller]
+    pub fn spawn<T: Send + 'static>(
+        self,
+        body: impl FnOnce(&TaskContext) -> TaskResult<T> + Send + 'static,
+    ) -> Result<TaskHandle<T>, SpawnError<T>> {
+        self.launch(Box::new(body), Location::caller())
+    }
+
+    fn launch<T: Send + 'static>(
+        self,
+        body: TaskBody<T>,
+        spawned_at: &'static Location<'static>,
+    ) -> Result<TaskHandle<T>, SpawnError<T>> {
+        let registry = self.group.registry();
+        if registry.panic_hook == PanicHook::Chain {
+            panic::install_hook();
+        }
+        let record = match registry.register(self.birth(spawned_at)) {
+            Ok(record) => record,
+            Err(refusal) => return Err(SpawnError::new(self.path, refusal.into(), body)),
+        };
+        let value = Slot::new();
+        let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&value));
+        let job = Job { record, group: self.group.clone(), body, value };
+        if handle.token().is_cancelled() {
+            job.skip();
+            return Ok(handle);
+        }
+        match self.start(job) {
+            Ok(()) => Ok(handle),
+            Err((error, body)) => Err(SpawnError::new(self.path, SpawnFailure::Os(error), body)),
+        }
+    }
+
+    fn birth(&self, spawned_at: &'static Location<'static>) -> Birth {
+        Birth {
+            path: Arc::clone(&self.path),
+            group: self.group.id(),
+            token: self.group.token().child_token(),
+            grace: self.grace,
+            on_failure: self.on_failure,
+            spawned_at,
+        }
+    }
+
+    /// Starts the thread; if there is none to be had, strikes the task off the books and gives its body back.
+    fn start<T: Send + 'static>(&self, job: Job<T>) -> Result<(), (io::Error, TaskBody<T>)> {
+        let record = Arc::clone(&job.record);
+        match start_thread(&record, self.stack_size, job) {
+            Ok(thread) => {
+                self.group.registry().attach(&record, thread);
+                Ok(())
+            }
+            Err((error, job)) => {
+                self.group.registry().withdraw(&record);
+                Err((error, job.body))
+            }
+        }
+    }
+}
+
+/// std drops a closure whose thread could not be created, so the job is left in a box that both sides can open.
+fn start_thread<T: Send + 'static>(
+    record: &Record,
+    stack_size: Option<usize>,
+    job: Job<T>,
+) -> Result<sync::JoinHandle<()>, (io::Error, Job<T>)> {
+    // std rounds the size up to whole pages and asserts that the system takes it.
+    if stack_size.is_some_and(|bytes| bytes > isize::MAX.unsigned_abs() / 2) {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "the stack size is larger than the address space");
+        return Err((error, job));
+    }
+    let parcel = Arc::new(Mutex::new(Some(job)));
+    let theirs = Arc::clone(&parcel);
+    let started = sync::start_thread(spec::thread_name(&record.path), stack_size, move || {
+        let job = theirs.lock().take();
+        drop(theirs);
+        if let Some(job) = job {
+            job.run();
+        }
+    });
+    started.map_err(|error| match parcel.lock().take() {
+        Some(job) => (error, job),
+        None => unreachable!("a thread that was not created has not taken its job"),
+    })
+}
+
+/// Why a task was not accepted; gives its closure back.
+pub struct SpawnError<T> {
+    task: Arc<str>,
+    failure: SpawnFailure,
+    /// Behind a lock nobody contends for: it makes the error `Sync` for every closure, so that `?` works.
+    body: Mutex<TaskBody<T>>,
+}
+
+/// The reasons for a [`SpawnError`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SpawnFailure {
+    /// The group's stop, or the manager's, has begun.
+    ShuttingDown,
+    /// There are as many live tasks as the manager's limit allows.
+    Limit(usize),
+    /// The system could not create the thread.
+    Os(io::Error),
+    /// This process is a fork of the one that owns the manager.
+    Forked,
+}
+
+impl From<Refusal> for SpawnFailure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::Limit(limit) => Self::Limit(limit),
+            Refusal::Forked => Self::Forked,
+        }
+    }
+}
+
+impl<T> SpawnError<T> {
+    fn new(task: Arc<str>, failure: SpawnFailure, body: TaskBody<T>) -> Self {
+        Self { task, failure, body: Mutex::new(body) }
+    }
+
+    /// The name of the task that was not started.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        &self.task
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn failure(&self) -> &SpawnFailure {
+        &self.failure
+    }
+
+    /// The closure, which has not run: spawn it elsewhere, or call it.
+    #[must_use]
+    pub fn into_body(self) -> TaskBody<T> {
+        self.body.into_inner()
+    }
+}
+
+impl<T> fmt::Debug for SpawnError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpawnError").field("task", &self.task).field("failure", &self.failure).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for SpawnError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task `{}` was not started: ", self.task)?;
+        match &self.failure {
+            SpawnFailure::ShuttingDown => f.write_str("its group is stopping"),
+            SpawnFailure::Limit(limit) => write!(
+                f,
+                "there are {limit} live tasks already, the limit; raise `ManagerBuilder::max_tasks` or wait for some"
+            ),
+            SpawnFailure::Os(error) => write!(f, "the system gave no thread: {error}"),
+            SpawnFailure::Forked => f.write_str("this process is a fork of the one that owns the manager"),
+        }
+    }
+}
+
+impl<T> Error for SpawnError<T> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.failure {
+            SpawnFailure::Os(error) => Some(error),
+            SpawnFailure::ShuttingDown | SpawnFailure::Limit(_) | SpawnFailure::Forked => None,
+        }
+    }
+}

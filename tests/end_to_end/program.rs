@@ -1,0 +1,311 @@
+//! One example program as a child process of a test.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes that long; a program that does hangs, and the test says so.
+const HANG: Duration = Duration::from_secs(20);
+
+/// Under `target/`; what the programs leave behind is no concern of the user's temporary directory.
+const TEMPORARY: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// Where cargo puts the binary of an example: beside the directory of this test's own binary.
+pub(crate) fn path_of(example: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/PROFILE/deps/TEST");
+    let path = profile
+        .join("examples")
+        .join(example)
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --example {example}`",
+        path.display()
+    );
+    path
+}
+
+/// A running program; dropping it kills it.
+///
+/// Both of its output streams are collected line by line from the start, so it never blocks on a full pipe,
+/// and every failure shows what it had printed until then.
+#[derive(Debug)]
+pub(crate) struct Program {
+    child: Child,
+    /// The program itself, which is not the child where a shell stands between.
+    pid: u32,
+    output: Arc<Output>,
+}
+
+/// How a program ended and everything it printed.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Program {
+    /// Starts an example with arguments.
+    pub(crate) fn example(name: &str, arguments: &[&str]) -> Self {
+        Self::start(Command::new(path_of(name)).args(arguments))
+    }
+
+    /// Starts a prepared command; streams it does not redirect are collected.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_without(command, &[])
+    }
+
+    /// As `start`, with the named streams left as the command has them.
+    pub(crate) fn start_without(command: &mut Command, untouched: &[Stream]) -> Self {
+        command.stdin(Stdio::null());
+        let settings = [
+            ("TASKMUSTER_GRACE", None),
+            ("RUST_LOG", None),
+            ("TMPDIR", Some(TEMPORARY)),
+        ];
+        for (variable, value) in settings {
+            if command.get_envs().all(|(set, _)| set != variable) {
+                match value {
+                    Some(value) => command.env(variable, value),
+                    None => command.env_remove(variable),
+                };
+            }
+        }
+        if !untouched.contains(&Stream::Stdout) {
+            command.stdout(Stdio::piped());
+        }
+        if !untouched.contains(&Stream::Stderr) {
+            command.stderr(Stdio::piped());
+        }
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let output = Arc::new(Output::default());
+        if let Some(pipe) = child.stdout.take() {
+            Output::collect(&output, Stream::Stdout, pipe);
+        }
+        if let Some(pipe) = child.stderr.take() {
+            Output::collect(&output, Stream::Stderr, pipe);
+        }
+        let pid = child.id();
+        Self { child, pid, output }
+    }
+
+    /// The program meant by `signal` is not the shell but the one whose pid the shell prints as `pid 123`.
+    pub(crate) fn follow_pid_line(&mut self) {
+        let line = self.wait_for_line("pid ");
+        let pid = line.trim_start_matches("pid ").parse();
+        self.pid = pid.unwrap_or_else(|_| self.fail(&format!("{line:?} names no pid")));
+    }
+
+    /// Waits until a line with this text was printed on either stream, and returns the first such line.
+    pub(crate) fn wait_for_line(&self, text: &str) -> String {
+        let seen = self.output.wait_until(|printed| {
+            printed
+                .lines
+                .iter()
+                .find(|(_, line)| line.contains(text))
+                .map(|(_, line)| line.clone())
+        });
+        seen.unwrap_or_else(|why| self.fail(&format!("no line with {text:?}: {why}")))
+    }
+
+    /// Sends a signal by its name: `INT`, `TERM`, `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.signals(&[name]);
+    }
+
+    /// Sends several signals within microseconds: the shell's own `kill`, no process in between.
+    pub(crate) fn signals(&self, names: &[&str]) {
+        let kills: Vec<String> = names
+            .iter()
+            .map(|name| format!("kill -{name} {}", self.pid))
+            .collect();
+        let script = kills.join(" && ");
+        let status = Command::new("sh")
+            .args(["-c", &script])
+            .status()
+            .expect("sh starts");
+        assert!(
+            status.success(),
+            "`{script}` failed\n{}",
+            self.output.printed()
+        );
+    }
+
+    /// Waits for the end of the program: both streams closed, then the exit status.
+    pub(crate) fn exit(mut self) -> Exit {
+        if let Err(why) = self
+            .output
+            .wait_until(|printed| (printed.open == 0).then_some(()))
+        {
+            self.fail(&format!("it does not end: {why}"));
+        }
+        let status = self.child.wait().expect("the child is ours");
+        Exit {
+            status,
+            stdout: self.output.text(Stream::Stdout),
+            stderr: self.output.text(Stream::Stderr),
+        }
+    }
+
+    fn fail(&self, why: &str) -> ! {
+        panic!("{why}\n{}{}", threads_of(self.pid), self.output.printed())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            if self.pid != self.child.id() {
+                drop(
+                    Command::new("kill")
+                        .args(["-KILL", &self.pid.to_string()])
+                        .output(),
+                );
+            }
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+impl Exit {
+    /// Fails with the whole output unless the program exited with this code.
+    #[track_caller]
+    pub(crate) fn assert_code(&self, code: i32) {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "{}\n{}{}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+    }
+
+    /// Fails with the whole output unless standard error has this text.
+    #[track_caller]
+    pub(crate) fn assert_says(&self, text: &str) {
+        assert!(
+            self.stderr.contains(text),
+            "{text:?} is not in:\n{}",
+            self.stderr
+        );
+    }
+
+    /// Fails with the whole output if standard error has this text.
+    #[track_caller]
+    pub(crate) fn assert_never_says(&self, text: &str) {
+        assert!(
+            !self.stderr.contains(text),
+            "{text:?} is in:\n{}",
+            self.stderr
+        );
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    printed: Mutex<Printed>,
+    grown: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Printed {
+    lines: Vec<(Stream, String)>,
+    open: usize,
+}
+
+impl Output {
+    fn collect(output: &Arc<Self>, stream: Stream, pipe: impl Read + Send + 'static) {
+        output.lock().open += 1;
+        let output = Arc::clone(output);
+        thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|length| length > 0)
+            {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                output.lock().lines.push((stream, text));
+                output.grown.notify_all();
+            }
+            output.lock().open -= 1;
+            output.grown.notify_all();
+        });
+    }
+
+    /// Waits for what `look` finds; gives up when nothing can come any more, or when it hangs.
+    fn wait_until<T>(&self, look: impl Fn(&Printed) -> Option<T>) -> Result<T, &'static str> {
+        let deadline = Instant::now() + HANG;
+        let mut printed = self.lock();
+        loop {
+            if let Some(found) = look(&printed) {
+                return Ok(found);
+            }
+            if printed.open == 0 {
+                return Err("the program has ended");
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err("it hangs");
+            }
+            printed = self
+                .grown
+                .wait_timeout(printed, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn text(&self, wanted: Stream) -> String {
+        let printed = self.lock();
+        let lines = printed.lines.iter().filter(|(stream, _)| *stream == wanted);
+        lines.fold(String::new(), |text, (_, line)| text + line + "\n")
+    }
+
+    fn printed(&self) -> String {
+        let printed = self.lock();
+        let lines = printed.lines.iter();
+        lines.fold(String::from("it printed:\n"), |text, (stream, line)| {
+            text + &format!("{stream:?}: {line}\n")
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Printed> {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the kernel says of every thread of a process that hangs; empty where there is no `/proc`.
+fn threads_of(pid: u32) -> String {
+    let mut text = String::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let _ = writeln!(text, "thread {}: {}", read("comm").trim(), read("wchan"));
+    }
+    text
+}
