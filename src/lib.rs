@@ -4,6 +4,9 @@ mod base;
 
 mod cancel;
 
+#[cfg(feature = "env_logger")]
+pub mod logging;
+
 mod status;
 
 mod policy;

@@ -161,7 +161,8 @@ thread_local! {
 /// Says which task acts on this thread from now on.
 pub(crate) fn act_as(task: Option<Arc<str>>) {
     // Only destructors of other thread-locals can come too late for this, and they act for nobody.
-    let _ = ACTOR.try_with(|actor| actor.replace(task));
+    let before = ACTOR.try_with(|actor| actor.replace(task));
+    drop(before);
 }
 
 /// The task that acts on this thread.

@@ -251,7 +251,7 @@ impl Termination for ShutdownReport {
     fn report(self) -> ExitCode {
         // Relaxed: only "who is first" matters.
         if !self.0.written.swap(true, Ordering::Relaxed) {
-            let _ = io::stderr().write_all(format!("{self}\n").as_bytes());
+            drop(io::stderr().write_all(format!("{self}\n").as_bytes()));
         }
         ExitCode::from(self.exit_code())
     }

@@ -56,7 +56,7 @@ impl Group {
     pub fn group(&self, name: &str) -> Self {
         let path: Arc<str> = spec::path(self.name(), name).into();
         let token = self.0.token.child_token();
-        let id = self.0.registry.create_group(self.0.id, &path, &token);
+        let id = self.0.registry.create_group(self.0.id, &token);
         Self(Arc::new(Inner { id, path, token, registry: Arc::clone(&self.0.registry) }))
     }
 

@@ -40,7 +40,8 @@ pub(crate) fn install_hook() {
 
 /// Makes the calling thread one of ours.
 pub(crate) fn watch_this_thread() {
-    let _ = LAST.try_with(|last| last.replace(Some(None)));
+    let before = LAST.try_with(|last| last.replace(Some(None)));
+    drop(before);
 }
 
 /// The place of the panic that was just caught on this thread.

@@ -70,7 +70,6 @@ struct Books {
 #[derive(Debug)]
 struct Entry {
     parent: Option<GroupId>,
-    path: Arc<str>,
     token: CancellationToken,
     /// Takes no new tasks.
     refusing: bool,
@@ -99,7 +98,6 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct StopOrder {
     pub(crate) group: GroupId,
-    pub(crate) path: Arc<str>,
     pub(crate) token: CancellationToken,
     /// The longest grace of its tasks, if any of them has one.
     pub(crate) grace: Option<Duration>,
@@ -109,7 +107,7 @@ pub(crate) struct StopOrder {
 
 impl Registry {
     pub(crate) fn new(settings: Settings, courier: Sender<Errand>) -> Self {
-        let root = Entry::new(None, Arc::from(""), CancellationToken::new());
+        let root = Entry::new(None, CancellationToken::new());
         let books = Books {
             next_task: 1,
             next_group: ROOT.0 + 1,
@@ -262,9 +260,9 @@ impl Registry {
 
     // ---- groups ----
 
-    /// Makes a group below `parent`, whose token is `parent_token`; born refusing if `parent` is (3).
-    pub(crate) fn create_group(&self, parent: GroupId, path: &Arc<str>, token: &CancellationToken) -> GroupId {
-        let mut entry = Entry::new(Some(parent), Arc::clone(path), token.clone());
+    /// Makes a group below `parent`; born refusing if `parent` is (3).
+    pub(crate) fn create_group(&self, parent: GroupId, token: &CancellationToken) -> GroupId {
+        let mut entry = Entry::new(Some(parent), token.clone());
         let mut books = self.books.lock();
         let id = GroupId(books.next_group);
         books.next_group += 1;
@@ -443,9 +441,9 @@ impl Books {
         let entry = self.groups.get_mut(&id)?;
         entry.refusing = true;
         entry.asked = Some(now);
-        let (path, token, grace) = (Arc::clone(&entry.path), entry.token.clone(), entry.grace);
+        let (token, grace) = (entry.token.clone(), entry.grace);
         let tasks = entry.tasks.iter().filter_map(|task| self.live.get(task)).map(Arc::clone).collect();
-        Some(StopOrder { group: id, path, token, grace, tasks })
+        Some(StopOrder { group: id, token, grace, tasks })
     }
 
     /// Takes out a group that nobody can spawn into and nothing is left of, and then those above it (4).
@@ -469,10 +467,9 @@ impl Books {
 }
 
 impl Entry {
-    fn new(parent: Option<GroupId>, path: Arc<str>, token: CancellationToken) -> Self {
+    fn new(parent: Option<GroupId>, token: CancellationToken) -> Self {
         Self {
             parent,
-            path,
             token,
             refusing: false,
             asked: None,

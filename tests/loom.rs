@@ -1,0 +1,1 @@
+//! Model checks of the core protocols; empty without `--cfg loom`.
