@@ -22,7 +22,9 @@ pub use cancel::cause::{Cause, CauseKind};
 pub use cancel::token::{CancellationToken, DropGuard};
 pub use cancel::wait::{RecvError, SendError};
 pub use crossbeam_channel;
-pub use manager::{BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run};
+pub use manager::{
+    BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
+};
 pub use policy::failure::OnFailure;
 pub use shutdown::diagnosis::{Diagnosis, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};

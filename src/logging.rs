@@ -15,13 +15,22 @@ use crate::cancel::cause;
 /// taskmuster::logging::init();
 /// log::info!("ready");
 /// ```
-#[expect(clippy::must_use_candidate, reason = "most programs have no other logger and do not ask")]
+#[expect(
+    clippy::must_use_candidate,
+    reason = "most programs have no other logger and do not ask"
+)]
 pub fn init() -> bool {
     Builder::from_env(Env::default().default_filter_or("info"))
         .format(|out, record| {
             let time = out.timestamp_millis();
             let task = cause::actor();
-            writeln!(out, "{time} {:5} {}  {}", record.level(), task.as_deref().unwrap_or("-"), record.args())
+            writeln!(
+                out,
+                "{time} {:5} {}  {}",
+                record.level(),
+                task.as_deref().unwrap_or("-"),
+                record.args()
+            )
         })
         .try_init()
         .is_ok()

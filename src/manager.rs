@@ -138,7 +138,11 @@ impl Manager {
     /// The live tasks, in order of creation.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskStatus> {
-        self.registry.live().iter().map(|record| record.status()).collect()
+        self.registry
+            .live()
+            .iter()
+            .map(|record| record.status())
+            .collect()
     }
 
     /// The exact numbers of tasks so far.
@@ -189,7 +193,10 @@ impl Manager {
     /// As [`shutdown`](Self::shutdown).
     #[track_caller]
     pub fn shutdown_timeout(&self, timeout: Duration) -> Result<ShutdownReport, ShutdownError> {
-        self.shutdown_by(Cause::here(CauseKind::Shutdown), Some(Deadline::after(timeout)))
+        self.shutdown_by(
+            Cause::here(CauseKind::Shutdown),
+            Some(Deadline::after(timeout)),
+        )
     }
 
     /// Like [`shutdown`](Self::shutdown), until `deadline`. The first deadline rules, later ones can only shorten it.
@@ -198,10 +205,17 @@ impl Manager {
     /// As [`shutdown`](Self::shutdown).
     #[track_caller]
     pub fn shutdown_deadline(&self, deadline: Instant) -> Result<ShutdownReport, ShutdownError> {
-        self.shutdown_by(Cause::here(CauseKind::Shutdown), Some(Deadline::at(deadline)))
+        self.shutdown_by(
+            Cause::here(CauseKind::Shutdown),
+            Some(Deadline::at(deadline)),
+        )
     }
 
-    fn shutdown_by(&self, cause: Cause, deadline: Option<Deadline>) -> Result<ShutdownReport, ShutdownError> {
+    fn shutdown_by(
+        &self,
+        cause: Cause,
+        deadline: Option<Deadline>,
+    ) -> Result<ShutdownReport, ShutdownError> {
         if self.registry.ledger.is_forked() {
             return Err(ShutdownError::Forked);
         }
@@ -233,8 +247,15 @@ impl Drop for Manager {
         if self.registry.ledger.is_forked() {
             return;
         }
-        if self.registry.request.raise(Cause::from_outside(CauseKind::ManagerDropped), None) {
-            log::say(Level::Warn, format_args!("the manager was dropped without a shutdown: stopping its tasks now"));
+        if self
+            .registry
+            .request
+            .raise(Cause::from_outside(CauseKind::ManagerDropped), None)
+        {
+            log::say(
+                Level::Warn,
+                format_args!("the manager was dropped without a shutdown: stopping its tasks now"),
+            );
         }
         if !self.is_own_task() {
             drop(self.verdict.wait());
@@ -245,7 +266,9 @@ impl Drop for Manager {
 
 impl fmt::Debug for Manager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Manager").field("counts", &self.counts()).finish_non_exhaustive()
+        f.debug_struct("Manager")
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
     }
 }
 
@@ -291,7 +314,8 @@ impl ManagerBuilder {
             panic_hook: self.panic_hook,
         };
         if cfg!(panic = "abort") {
-            let line = format_args!("built with panic=abort: the first panic of a task ends the process");
+            let line =
+                format_args!("built with panic=abort: the first panic of a task ends the process");
             log::say(Level::Warn, line);
         }
         let (sender, errands) = unbounded();
@@ -323,7 +347,8 @@ impl ManagerBuilder {
         };
         let result = unwind::catch(|| body(&manager));
         let under_way = manager.registry.request.demand();
-        let over = Cause::at_place(CauseKind::Shutdown, place).with_note("end of the body of `run`");
+        let over =
+            Cause::at_place(CauseKind::Shutdown, place).with_note("end of the body of `run`");
         manager.registry.request.raise(over, None);
         let report = manager.verdict.wait();
         drop(manager);
@@ -334,7 +359,10 @@ impl ManagerBuilder {
                 _ => report.with_body_error(&*error),
             },
             Err(payload) => {
-                log::say(Level::Error, format_args!("the body of `run` panicked; {report}"));
+                log::say(
+                    Level::Error,
+                    format_args!("the body of `run` panicked; {report}"),
+                );
                 unwind::resume(payload)
             }
         }
@@ -346,15 +374,29 @@ fn start_warden(
     courier: &Arc<Courier>,
     verdict: &Arc<Verdict>,
 ) -> io::Result<JoinHandle<()>> {
-    let (registry, courier, verdict) = (Arc::clone(registry), Arc::clone(courier), Arc::clone(verdict));
-    start_thread("tm-warden".to_owned(), None, move || drain::stand_guard(&registry, &courier, &verdict))
+    let (registry, courier, verdict) = (
+        Arc::clone(registry),
+        Arc::clone(courier),
+        Arc::clone(verdict),
+    );
+    start_thread("tm-warden".to_owned(), None, move || {
+        drain::stand_guard(&registry, &courier, &verdict);
+    })
 }
 
 fn grace_from_environment() -> Result<Option<Duration>, BuildError> {
-    let Some(value) = env::var_os(GRACE_VARIABLE) else { return Ok(None) };
+    let Some(value) = env::var_os(GRACE_VARIABLE) else {
+        return Ok(None);
+    };
     let text = value.to_string_lossy();
-    let seconds = text.trim().parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.map(Some).ok_or_else(|| BuildError::Grace(text.into_owned()))
+    let seconds = text
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds
+        .map(Some)
+        .ok_or_else(|| BuildError::Grace(text.into_owned()))
 }
 
 /// Why [`Manager::wait`] returned.
@@ -392,7 +434,9 @@ impl ShutdownRequester {
     /// Asks for the shutdown and returns at once; `note` is for the one who reads the report.
     #[track_caller]
     pub fn request_shutdown(&self, note: impl Into<String>) {
-        self.0.request.raise(Cause::here(CauseKind::Shutdown).with_note(note), None);
+        self.0
+            .request
+            .raise(Cause::here(CauseKind::Shutdown).with_note(note), None);
     }
 }
 
@@ -416,7 +460,10 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Grace(value) => {
-                write!(f, "{GRACE_VARIABLE}={value:?} is no number of seconds; write for example {GRACE_VARIABLE}=7.5")
+                write!(
+                    f,
+                    "{GRACE_VARIABLE}={value:?} is no number of seconds; write for example {GRACE_VARIABLE}=7.5"
+                )
             }
             Self::Os(_) => f.write_str("the system could not start a thread of the manager"),
         }

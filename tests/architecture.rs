@@ -79,11 +79,24 @@ fn what_has_a_home_is_named_nowhere_else() {
 #[test]
 fn every_home_has_its_thing() {
     let sources = sources_of_this_crate();
-    for home in ["thread::Builder", "parking_lot", "Instant::now", "catch_unwind", "ctrlc", "log::log"] {
-        let (name, file) = HOMES.iter().find(|(name, _)| *name == home).expect("it is in the table");
+    for home in [
+        "thread::Builder",
+        "parking_lot",
+        "Instant::now",
+        "catch_unwind",
+        "ctrlc",
+        "log::log",
+    ] {
+        let (name, file) = HOMES
+            .iter()
+            .find(|(name, _)| *name == home)
+            .expect("it is in the table");
         let source = sources.iter().find(|source| source.path == *file);
         let paths = source.map(Source::paths).unwrap_or_default();
-        assert!(paths.iter().any(|path| path.names(name)), "{name} has left {file}: correct the table of homes");
+        assert!(
+            paths.iter().any(|path| path.names(name)),
+            "{name} has left {file}: correct the table of homes"
+        );
     }
 }
 
@@ -104,17 +117,29 @@ fn sources_of_this_crate() -> Vec<Source> {
     let mut sources = Vec::new();
     collect(Path::new(env!("CARGO_MANIFEST_DIR")), "src", &mut sources);
     sources.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(sources.iter().any(|source| source.path == "src/lib.rs"), "these are not the sources of a crate");
+    assert!(
+        sources.iter().any(|source| source.path == "src/lib.rs"),
+        "these are not the sources of a crate"
+    );
     sources
 }
 
 fn collect(root: &Path, directory: &str, sources: &mut Vec<Source>) {
-    for entry in fs::read_dir(root.join(directory)).expect("the sources are there").flatten() {
+    for entry in fs::read_dir(root.join(directory))
+        .expect("the sources are there")
+        .flatten()
+    {
         let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() {
             collect(root, &path, sources);
-        } else if Path::new(&path).extension().is_some_and(|extension| extension == "rs") {
-            sources.push(Source::new(&path, &fs::read_to_string(entry.path()).expect("a source is text")));
+        } else if Path::new(&path)
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+        {
+            sources.push(Source::new(
+                &path,
+                &fs::read_to_string(entry.path()).expect("a source is text"),
+            ));
         }
     }
 }
@@ -130,7 +155,11 @@ struct Breach {
 
 impl Breach {
     fn new(source: &Source, line: usize, what: impl Into<String>) -> Self {
-        Self { path: source.path.clone(), line, what: what.into() }
+        Self {
+            path: source.path.clone(),
+            line,
+            what: what.into(),
+        }
     }
 }
 
@@ -145,7 +174,11 @@ fn imports_that_go_up(sources: &[Source]) -> Vec<Breach> {
     let tree = Tree::new(sources);
     let mut breaches = Vec::new();
     for source in sources {
-        for path in source.paths().iter().filter(|path| path.segments[0] == "crate") {
+        for path in source
+            .paths()
+            .iter()
+            .filter(|path| path.segments[0] == "crate")
+        {
             if let Some(why) = tree.objection(&source.module, &path.segments[1..]) {
                 breaches.push(Breach::new(source, path.line, format!("`{path}`: {why}")));
             }
@@ -168,14 +201,22 @@ fn import_cycles(sources: &[Source]) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for (start, source) in sources.iter().enumerate() {
         if let Some((line, names)) = way_back(start, &imports, sources) {
-            breaches.push(Breach::new(source, line, format!("imports itself by way of {names}")));
+            breaches.push(Breach::new(
+                source,
+                line,
+                format!("imports itself by way of {names}"),
+            ));
         }
     }
     breaches
 }
 
 /// The shortest way from a file over its imports back to itself: the line of its first step and the files between.
-fn way_back(start: usize, imports: &[Vec<(usize, usize)>], sources: &[Source]) -> Option<(usize, String)> {
+fn way_back(
+    start: usize,
+    imports: &[Vec<(usize, usize)>],
+    sources: &[Source],
+) -> Option<(usize, String)> {
     let mut came_from = vec![None; imports.len()];
     let mut queue = std::collections::VecDeque::from([start]);
     while let Some(at) = queue.pop_front() {
@@ -187,7 +228,9 @@ fn way_back(start: usize, imports: &[Vec<(usize, usize)>], sources: &[Source]) -
                 }
                 let first_line = way[way.len() - 1].1;
                 let between = way.iter().rev().skip(1);
-                let names: Vec<&str> = between.map(|(file, _)| sources[*file].path.as_str()).collect();
+                let names: Vec<&str> = between
+                    .map(|(file, _)| sources[*file].path.as_str())
+                    .collect();
                 return Some((first_line, names.join(", ")));
             }
             if came_from[next].is_none() {
@@ -211,7 +254,11 @@ fn items_in_module_roots(sources: &[Source]) -> Vec<Breach> {
             match keyword {
                 Some(&"mod") if !item.contains('{') => {}
                 Some(&"use") if is_public => {}
-                _ => breaches.push(Breach::new(source, line, format!("`{}` in a module root", words.join(" ")))),
+                _ => breaches.push(Breach::new(
+                    source,
+                    line,
+                    format!("`{}` in a module root", words.join(" ")),
+                )),
             }
         }
     }
@@ -223,10 +270,18 @@ fn relative_and_glob_imports(sources: &[Source]) -> Vec<Breach> {
     for source in sources {
         for path in source.paths() {
             if path.segments.iter().any(|segment| segment == "super") {
-                breaches.push(Breach::new(source, path.line, format!("`{path}`: write the path from `crate` on")));
+                breaches.push(Breach::new(
+                    source,
+                    path.line,
+                    format!("`{path}`: write the path from `crate` on"),
+                ));
             }
             if path.segments.last().is_some_and(|segment| segment == "*") {
-                breaches.push(Breach::new(source, path.line, format!("`{path}`: name what is imported")));
+                breaches.push(Breach::new(
+                    source,
+                    path.line,
+                    format!("`{path}`: name what is imported"),
+                ));
             }
         }
     }
@@ -248,10 +303,17 @@ fn unsafe_code(sources: &[Source]) -> Vec<Breach> {
 
 fn names_outside_the_seam(sources: &[Source]) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    for source in sources.iter().filter(|source| !SEAM.contains(&source.path.as_str())) {
+    for source in sources
+        .iter()
+        .filter(|source| !SEAM.contains(&source.path.as_str()))
+    {
         for path in source.paths() {
             if BEHIND_THE_SEAM.iter().any(|name| path.starts_with(name)) {
-                breaches.push(Breach::new(source, path.line, format!("`{path}`: go through {}", SEAM.join(" or "))));
+                breaches.push(Breach::new(
+                    source,
+                    path.line,
+                    format!("`{path}`: go through {}", SEAM.join(" or ")),
+                ));
             }
         }
     }
@@ -262,9 +324,15 @@ fn names_outside_their_home(sources: &[Source]) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for source in sources {
         for path in source.paths() {
-            let strange = HOMES.iter().find(|(name, home)| path.names(name) && source.path != *home);
+            let strange = HOMES
+                .iter()
+                .find(|(name, home)| path.names(name) && source.path != *home);
             if let Some((name, home)) = strange {
-                breaches.push(Breach::new(source, path.line, format!("`{path}`: {name} lives in {home}")));
+                breaches.push(Breach::new(
+                    source,
+                    path.line,
+                    format!("`{path}`: {name} lives in {home}"),
+                ));
             }
         }
     }
@@ -274,8 +342,17 @@ fn names_outside_their_home(sources: &[Source]) -> Vec<Breach> {
 fn first_lines(sources: &[Source]) -> Vec<Breach> {
     let is_good = |line: &str| line.starts_with("//! ") && line.chars().count() <= 70;
     let bad = sources.iter().filter(|source| !is_good(&source.first_line));
-    bad.map(|source| Breach::new(source, 1, format!("not a `//!` of at most 70 characters: {}", source.first_line)))
-        .collect()
+    bad.map(|source| {
+        Breach::new(
+            source,
+            1,
+            format!(
+                "not a `//!` of at most 70 characters: {}",
+                source.first_line
+            ),
+        )
+    })
+    .collect()
 }
 
 // ---- what the rules look at ----
@@ -330,7 +407,9 @@ impl CodePath {
     /// Has this `a::b` anywhere in it.
     fn names(&self, name: &str) -> bool {
         let wanted: Vec<&str> = name.split("::").collect();
-        self.segments.windows(wanted.len()).any(|segments| segments == wanted)
+        self.segments
+            .windows(wanted.len())
+            .any(|segments| segments == wanted)
     }
 
     /// Begins with this `a::b`; with `a::`, begins with `a` and goes on. `core` is `std`.
@@ -361,16 +440,23 @@ struct Tree {
 
 impl Tree {
     fn new(sources: &[Source]) -> Self {
-        let children = sources.iter().map(|source| (source.module.clone(), declared_modules(&source.code)));
+        let children = sources
+            .iter()
+            .map(|source| (source.module.clone(), declared_modules(&source.code)));
         let roots = sources.iter().filter(|source| source.is_root());
-        Self { children: children.collect(), roots: roots.map(|source| source.module.clone()).collect() }
+        Self {
+            children: children.collect(),
+            roots: roots.map(|source| source.module.clone()).collect(),
+        }
     }
 
     /// The file that a path from the crate's root on leads into.
     fn longest_module(&self, path: &[String]) -> Vec<String> {
         let lengths = (0..=path.len()).rev();
         let mut modules = lengths.map(|length| path[..length].to_vec());
-        modules.find(|module| self.children.contains_key(module)).unwrap_or_default()
+        modules
+            .find(|module| self.children.contains_key(module))
+            .unwrap_or_default()
     }
 
     /// The file a path in the file of `module` leads into, if it leads into this crate.
@@ -379,7 +465,9 @@ impl Tree {
             return Some(self.longest_module(&path[1..]));
         }
         let path = if path[0] == "self" { &path[1..] } else { path };
-        let is_child = path.first().is_some_and(|first| self.children[module].contains(first));
+        let is_child = path
+            .first()
+            .is_some_and(|first| self.children[module].contains(first));
         is_child.then(|| self.longest_module(&[module, path].concat()))
     }
 
@@ -392,13 +480,21 @@ impl Tree {
         if self.roots.contains(&target) {
             return Some("that is a module root: import from the file that defines it".to_owned());
         }
-        let shared = from.iter().zip(&target).take_while(|(ours, theirs)| ours == theirs).count();
+        let shared = from
+            .iter()
+            .zip(&target)
+            .take_while(|(ours, theirs)| ours == theirs)
+            .count();
         let order = &self.children[&from[..shared]];
         let position = |name: Option<&String>| order.iter().position(|module| Some(module) == name);
         match (position(target.get(shared)), position(from.get(shared))) {
             (Some(theirs), Some(ours)) if theirs < ours => None,
             (None, _) | (_, None) => Some("its parent does not declare it".to_owned()),
-            _ => Some(format!("`{}` stands below `{}`", target[shared], from.get(shared)?)),
+            _ => Some(format!(
+                "`{}` stands below `{}`",
+                target[shared],
+                from.get(shared)?
+            )),
         }
     }
 }
@@ -406,7 +502,10 @@ impl Tree {
 fn declared_modules(code: &str) -> Vec<String> {
     let words: Vec<&str> = code.split_whitespace().collect();
     let pairs = words.windows(2).filter(|pair| pair[0] == "mod");
-    pairs.filter_map(|pair| pair[1].strip_suffix(';')).map(str::to_owned).collect()
+    pairs
+        .filter_map(|pair| pair[1].strip_suffix(';'))
+        .map(str::to_owned)
+        .collect()
 }
 
 // ---- reading Rust, as roughly as the rules allow ----
@@ -429,7 +528,9 @@ fn without_comments_and_strings(text: &str) -> String {
             code.push(chars[at]);
             at += 1;
         } else {
-            let blanked = chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' });
+            let blanked = chars[at..end]
+                .iter()
+                .map(|&c| if c == '\n' { '\n' } else { ' ' });
             code.extend(blanked);
             at = end;
         }
@@ -483,7 +584,15 @@ fn end_of_raw_string(chars: &[char], start: usize) -> Option<usize> {
     let hashes = chars[start + 1..].iter().take_while(|c| **c == '#').count();
     let open = start + 1 + hashes;
     (chars.get(open) == Some(&'"')).then_some(())?;
-    let closes = |at: &usize| chars[*at] == '"' && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
+    let closes = |at: &usize| {
+        chars[*at] == '"'
+            && chars[at + 1..]
+                .iter()
+                .take(hashes)
+                .filter(|c| **c == '#')
+                .count()
+                == hashes
+    };
     let close = (open + 1..chars.len()).find(closes).unwrap_or(chars.len());
     Some((close + 1 + hashes).min(chars.len()))
 }
@@ -505,8 +614,14 @@ fn without_tests(code: &str) -> String {
     let mut at = 0;
     while at < chars.len() {
         let end = end_of_attribute(&chars, at);
-        let attribute: String = chars[at..end].iter().filter(|c| !c.is_whitespace()).collect();
-        if attribute.starts_with("#[cfg(") && !attribute.contains("not(test") && has_word(&attribute, "test") {
+        let attribute: String = chars[at..end]
+            .iter()
+            .filter(|c| !c.is_whitespace())
+            .collect();
+        if attribute.starts_with("#[cfg(")
+            && !attribute.contains("not(test")
+            && has_word(&attribute, "test")
+        {
             let end = end_of_item(&chars, end);
             blank(&mut chars[at..end]);
         }
@@ -528,7 +643,10 @@ fn without_attributes(code: &str) -> String {
 }
 
 fn blank(chars: &mut [char]) {
-    chars.iter_mut().filter(|c| **c != '\n').for_each(|c| *c = ' ');
+    chars
+        .iter_mut()
+        .filter(|c| **c != '\n')
+        .for_each(|c| *c = ' ');
 }
 
 fn has_word(text: &str, word: &str) -> bool {
@@ -583,7 +701,10 @@ fn items(code: &str) -> Vec<(usize, String)> {
     let mut at = 0;
     while let Some(blank) = chars[at..].iter().position(|c| !c.is_whitespace()) {
         let start = at + blank;
-        let head: String = chars[start..].iter().take_while(|c| !"{;".contains(**c)).collect();
+        let head: String = chars[start..]
+            .iter()
+            .take_while(|c| !"{;".contains(**c))
+            .collect();
         let end = match chars[start..].iter().position(|c| *c == ';') {
             Some(length) if has_word(&head, "use") => start + length + 1,
             _ => end_of_item(&chars, start).max(start + 1),
@@ -597,7 +718,12 @@ fn items(code: &str) -> Vec<(usize, String)> {
 
 /// Every path in code without comments and strings; `use a::{b, c::d}` gives `a::b` and `a::c::d`.
 fn paths_in(code: &str) -> Vec<CodePath> {
-    let mut reader = Reader { chars: code.chars().collect(), at: 0, line: 1, paths: Vec::new() };
+    let mut reader = Reader {
+        chars: code.chars().collect(),
+        at: 0,
+        line: 1,
+        paths: Vec::new(),
+    };
     while reader.at < reader.chars.len() {
         if is_word(reader.chars[reader.at]) {
             reader.path(&[]);
@@ -669,11 +795,18 @@ impl Reader {
     }
 
     fn follows(&self, text: &str) -> bool {
-        self.chars[..self.at].iter().rev().copied().take(text.len()).eq(text.chars().rev())
+        self.chars[..self.at]
+            .iter()
+            .rev()
+            .copied()
+            .take(text.len())
+            .eq(text.chars().rev())
     }
 
     fn upcoming(&self, text: &str) -> bool {
-        text.chars().enumerate().all(|(index, c)| self.chars.get(self.at + index) == Some(&c))
+        text.chars()
+            .enumerate()
+            .all(|(index, c)| self.chars.get(self.at + index) == Some(&c))
     }
 
     fn takes(&mut self, text: &str) -> bool {
@@ -697,7 +830,8 @@ impl Reader {
 mod rules_can_fail {
     use super::*;
 
-    const LIB: &str = "//! A crate.\nmod base;\nmod task;\nmod manager;\npub use manager::Manager;\n";
+    const LIB: &str =
+        "//! A crate.\nmod base;\nmod task;\nmod manager;\npub use manager::Manager;\n";
     const BASE: &str = "//! Below.\npub(crate) mod time;\npub(crate) mod sync;\n";
 
     /// A sound crate, with one file put in or replaced.
@@ -705,25 +839,49 @@ mod rules_can_fail {
         let sound = [
             ("src/lib.rs", LIB),
             ("src/base/mod.rs", BASE),
-            ("src/base/time.rs", "//! Time.\nuse std::time::Instant;\nfn now() { Instant::now(); }\n"),
-            ("src/base/sync.rs", "//! Locks.\nuse crate::base::time::now;\nuse std::thread;\n"),
-            ("src/task.rs", "//! Tasks.\nuse crate::base::{sync, time::now};\n"),
-            ("src/manager.rs", "//! Wiring.\nuse crate::task::Task;\nuse crate::base::time;\n"),
+            (
+                "src/base/time.rs",
+                "//! Time.\nuse std::time::Instant;\nfn now() { Instant::now(); }\n",
+            ),
+            (
+                "src/base/sync.rs",
+                "//! Locks.\nuse crate::base::time::now;\nuse std::thread;\n",
+            ),
+            (
+                "src/task.rs",
+                "//! Tasks.\nuse crate::base::{sync, time::now};\n",
+            ),
+            (
+                "src/manager.rs",
+                "//! Wiring.\nuse crate::task::Task;\nuse crate::base::time;\n",
+            ),
         ];
         let others = sound.iter().filter(|(other, _)| *other != path);
-        others.map(|(path, text)| Source::new(path, text)).chain([Source::new(path, text)]).collect()
+        others
+            .map(|(path, text)| Source::new(path, text))
+            .chain([Source::new(path, text)])
+            .collect()
     }
 
     /// What a rule says of the sound crate with one file put in or replaced, as `file:line` and the rest.
     fn said(rule: fn(&[Source]) -> Vec<Breach>, path: &str, text: &str) -> Vec<String> {
-        rule(&crate_with(path, text)).iter().map(Breach::to_string).collect()
+        rule(&crate_with(path, text))
+            .iter()
+            .map(Breach::to_string)
+            .collect()
     }
 
     #[track_caller]
     fn assert_says(rule: fn(&[Source]) -> Vec<Breach>, path: &str, text: &str, expected: &[&str]) {
         let said = said(rule, path, text);
-        let matches = said.iter().zip(expected).all(|(said, expected)| said.starts_with(expected));
-        assert!(matches && said.len() == expected.len(), "said {said:#?}, expected {expected:#?}");
+        let matches = said
+            .iter()
+            .zip(expected)
+            .all(|(said, expected)| said.starts_with(expected));
+        assert!(
+            matches && said.len() == expected.len(),
+            "said {said:#?}, expected {expected:#?}"
+        );
     }
 
     #[test]
@@ -746,21 +904,71 @@ mod rules_can_fail {
     #[test]
     fn an_import_from_a_module_that_stands_below_is_found() {
         let rule = imports_that_go_up;
-        assert_says(rule, "src/task.rs", "//!\nuse crate::manager::Manager;", &["src/task.rs:2: `crate::manager::Manager`"]);
-        assert_says(rule, "src/task.rs", "//!\nfn f() { crate::manager::f() }", &["src/task.rs:2: `crate::manager::f`"]);
-        assert_says(rule, "src/task.rs", "use crate::{\n base::sync,\n manager};", &["src/task.rs:3: `crate::manager`"]);
-        assert_says(rule, "src/base/time.rs", "use crate::base::sync::Lock;", &["src/base/time.rs:1: `crate::base::sync"]);
-        assert_says(rule, "src/base/sync.rs", "use crate::task::Task;", &["src/base/sync.rs:1: `crate::task::Task`"]);
-        assert_says(rule, "src/task.rs", "pub(crate) fn f() {} pub(in crate::manager) fn g() {}", &[]);
-        assert_says(rule, "src/stray.rs", "use crate::task::Task;", &["src/stray.rs:1: `crate::task::Task`: its parent"]);
+        assert_says(
+            rule,
+            "src/task.rs",
+            "//!\nuse crate::manager::Manager;",
+            &["src/task.rs:2: `crate::manager::Manager`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "//!\nfn f() { crate::manager::f() }",
+            &["src/task.rs:2: `crate::manager::f`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use crate::{\n base::sync,\n manager};",
+            &["src/task.rs:3: `crate::manager`"],
+        );
+        assert_says(
+            rule,
+            "src/base/time.rs",
+            "use crate::base::sync::Lock;",
+            &["src/base/time.rs:1: `crate::base::sync"],
+        );
+        assert_says(
+            rule,
+            "src/base/sync.rs",
+            "use crate::task::Task;",
+            &["src/base/sync.rs:1: `crate::task::Task`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "pub(crate) fn f() {} pub(in crate::manager) fn g() {}",
+            &[],
+        );
+        assert_says(
+            rule,
+            "src/stray.rs",
+            "use crate::task::Task;",
+            &["src/stray.rs:1: `crate::task::Task`: its parent"],
+        );
     }
 
     #[test]
     fn an_import_from_a_module_root_is_found() {
         let rule = imports_that_go_up;
-        assert_says(rule, "src/task.rs", "use crate::Manager;", &["src/task.rs:1: `crate::Manager`: that is a module root"]);
-        assert_says(rule, "src/task.rs", "use crate::base::now;", &["src/task.rs:1: `crate::base::now`: that is a module"]);
-        assert_says(rule, "src/base/sync.rs", "use crate::base::now;", &["src/base/sync.rs:1: `crate::base::now`"]);
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use crate::Manager;",
+            &["src/task.rs:1: `crate::Manager`: that is a module root"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use crate::base::now;",
+            &["src/task.rs:1: `crate::base::now`: that is a module"],
+        );
+        assert_says(
+            rule,
+            "src/base/sync.rs",
+            "use crate::base::now;",
+            &["src/base/sync.rs:1: `crate::base::now`"],
+        );
     }
 
     #[test]
@@ -781,15 +989,30 @@ mod rules_can_fail {
             assert_says(rule, "src/task.rs", text, &[]);
         }
         let behind = format!("{text}fn g() {{ super::x() }}");
-        assert_says(relative_and_glob_imports, "src/task.rs", &behind, &["src/task.rs:7: `super::x`"]);
+        assert_says(
+            relative_and_glob_imports,
+            "src/task.rs",
+            &behind,
+            &["src/task.rs:7: `super::x`"],
+        );
     }
 
     #[test]
     fn code_for_everything_but_tests_is_no_test() {
         let text = "#[cfg(not(test))]\nuse std::thread;";
-        assert_says(names_outside_the_seam, "src/task.rs", text, &["src/task.rs:2: `std::thread`"]);
+        assert_says(
+            names_outside_the_seam,
+            "src/task.rs",
+            text,
+            &["src/task.rs:2: `std::thread`"],
+        );
         let text = "#[cfg(all(test, not(loom)))]\nuse std::thread;\nuse std::sync::atomic;";
-        assert_says(names_outside_the_seam, "src/task.rs", text, &["src/task.rs:3: `std::sync::atomic`"]);
+        assert_says(
+            names_outside_the_seam,
+            "src/task.rs",
+            text,
+            &["src/task.rs:3: `std::sync::atomic`"],
+        );
     }
 
     #[test]
@@ -802,62 +1025,185 @@ mod rules_can_fail {
         assert_says(import_cycles, "src/base/time.rs", text, &expected);
         let through_a_root = said(import_cycles, "src/base/time.rs", "use crate::base::now;");
         let expected = "src/base/time.rs:1: imports itself by way of src/base/mod.rs";
-        assert!(through_a_root.iter().any(|said| said == expected), "{through_a_root:#?}");
+        assert!(
+            through_a_root.iter().any(|said| said == expected),
+            "{through_a_root:#?}"
+        );
     }
 
     #[test]
     fn an_item_in_a_module_root_is_found() {
         let rule = items_in_module_roots;
         let text = "//! A.\n#![warn(missing_docs)]\n#[cfg(a)]\nmod base;\npub use {\n base::x,\n};\nuse base::y;\nfn f() {}\n";
-        assert_says(rule, "src/lib.rs", text, &["src/lib.rs:8: `use base::y;`", "src/lib.rs:9: `fn f() {}`"]);
-        assert_says(rule, "src/base/mod.rs", "mod inline { }", &["src/base/mod.rs:1: `mod inline { }`"]);
-        assert_says(rule, "src/base/mod.rs", "pub struct Thing;", &["src/base/mod.rs:1: `pub struct Thing;`"]);
-        assert_says(rule, "src/base/mod.rs", "pub(crate) use time::{now, then}; mod time;", &[]);
+        assert_says(
+            rule,
+            "src/lib.rs",
+            text,
+            &["src/lib.rs:8: `use base::y;`", "src/lib.rs:9: `fn f() {}`"],
+        );
+        assert_says(
+            rule,
+            "src/base/mod.rs",
+            "mod inline { }",
+            &["src/base/mod.rs:1: `mod inline { }`"],
+        );
+        assert_says(
+            rule,
+            "src/base/mod.rs",
+            "pub struct Thing;",
+            &["src/base/mod.rs:1: `pub struct Thing;`"],
+        );
+        assert_says(
+            rule,
+            "src/base/mod.rs",
+            "pub(crate) use time::{now, then}; mod time;",
+            &[],
+        );
     }
 
     #[test]
     fn super_and_globs_are_found() {
         let rule = relative_and_glob_imports;
-        assert_says(rule, "src/task.rs", "use super::base;", &["src/task.rs:1: `super::base`"]);
-        assert_says(rule, "src/task.rs", "use crate::base::{sync::*, time};", &["src/task.rs:1: `crate::base::sync::*`"]);
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use super::base;",
+            &["src/task.rs:1: `super::base`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use crate::base::{sync::*, time};",
+            &["src/task.rs:1: `crate::base::sync::*`"],
+        );
         assert_says(rule, "src/task.rs", "fn f(a: u8) -> u8 { a * 2 }", &[]);
     }
 
     #[test]
     fn unsafe_is_found_in_tests_too() {
-        assert_says(unsafe_code, "src/task.rs", "fn f() {\n unsafe { g() } }", &["src/task.rs:2: `unsafe`"]);
-        assert_says(unsafe_code, "src/task.rs", "#[cfg(test)]\nmod t { unsafe fn f() {} }", &["src/task.rs:2"]);
+        assert_says(
+            unsafe_code,
+            "src/task.rs",
+            "fn f() {\n unsafe { g() } }",
+            &["src/task.rs:2: `unsafe`"],
+        );
+        assert_says(
+            unsafe_code,
+            "src/task.rs",
+            "#[cfg(test)]\nmod t { unsafe fn f() {} }",
+            &["src/task.rs:2"],
+        );
         assert_says(unsafe_code, "src/task.rs", "#![forbid(unsafe_code)]", &[]);
     }
 
     #[test]
     fn what_belongs_behind_the_seam_is_found_in_any_spelling() {
         let rule = names_outside_the_seam;
-        assert_says(rule, "src/task.rs", "fn f() { std::thread::yield_now() }", &["src/task.rs:1: `std::thread::yield_now`"]);
-        assert_says(rule, "src/task.rs", "use std::{sync::{Arc, atomic as a}, fmt};", &["src/task.rs:1: `std::sync::atomic`"]);
-        assert_says(rule, "src/task.rs", "use core::sync::atomic::AtomicBool;", &["src/task.rs:1: `core::sync::atomic"]);
-        assert_says(rule, "src/task.rs", "use std::time::{Duration, Instant};", &["src/task.rs:1: `std::time::Instant`"]);
-        assert_says(rule, "src/task.rs", "use crossbeam_channel::bounded;", &["src/task.rs:1: `crossbeam_channel::bounded`"]);
+        assert_says(
+            rule,
+            "src/task.rs",
+            "fn f() { std::thread::yield_now() }",
+            &["src/task.rs:1: `std::thread::yield_now`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use std::{sync::{Arc, atomic as a}, fmt};",
+            &["src/task.rs:1: `std::sync::atomic`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use core::sync::atomic::AtomicBool;",
+            &["src/task.rs:1: `core::sync::atomic"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use std::time::{Duration, Instant};",
+            &["src/task.rs:1: `std::time::Instant`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use crossbeam_channel::bounded;",
+            &["src/task.rs:1: `crossbeam_channel::bounded`"],
+        );
         assert_says(rule, "src/lib.rs", "pub use crossbeam_channel;", &[]);
     }
 
     #[test]
     fn what_has_left_its_home_is_found() {
         let rule = names_outside_their_home;
-        assert_says(rule, "src/task.rs", "use std::thread::{self, Builder};", &["src/task.rs:1: `std::thread::Builder`"]);
-        assert_says(rule, "src/task.rs", "fn f() { time::Instant::now() }", &["src/task.rs:1: `time::Instant::now`"]);
-        assert_says(rule, "src/task.rs", "use std::panic::catch_unwind;", &["src/task.rs:1: `std::panic::catch_unwind`"]);
-        assert_says(rule, "src/task.rs", "fn f() { log::info!(\"\") }", &["src/task.rs:1: `log::info`"]);
-        assert_says(rule, "src/task.rs", "use log::{Level, warn};", &["src/task.rs:1: `log::warn`"]);
-        assert_says(rule, "src/task.rs", "fn f() { ctrlc::set_handler(g) }", &["src/task.rs:1: `ctrlc::set_handler`"]);
-        assert_says(rule, "src/task.rs", "type M = parking_lot::Mutex<u8>;", &["src/task.rs:1: `parking_lot::Mutex`"]);
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use std::thread::{self, Builder};",
+            &["src/task.rs:1: `std::thread::Builder`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "fn f() { time::Instant::now() }",
+            &["src/task.rs:1: `time::Instant::now`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use std::panic::catch_unwind;",
+            &["src/task.rs:1: `std::panic::catch_unwind`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "fn f() { log::info!(\"\") }",
+            &["src/task.rs:1: `log::info`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "use log::{Level, warn};",
+            &["src/task.rs:1: `log::warn`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "fn f() { ctrlc::set_handler(g) }",
+            &["src/task.rs:1: `ctrlc::set_handler`"],
+        );
+        assert_says(
+            rule,
+            "src/task.rs",
+            "type M = parking_lot::Mutex<u8>;",
+            &["src/task.rs:1: `parking_lot::Mutex`"],
+        );
     }
 
     #[test]
     fn a_first_line_that_says_nothing_or_too_much_is_found() {
-        assert_says(first_lines, "src/task.rs", "use std::fmt;", &["src/task.rs:1: not a `//!`"]);
-        assert_says(first_lines, "src/task.rs", "", &["src/task.rs:1: not a `//!`"]);
-        assert_says(first_lines, "src/task.rs", &format!("//! {}", "x".repeat(67)), &["src/task.rs:1: not a `//!`"]);
-        assert_says(first_lines, "src/task.rs", &format!("//! {}", "x".repeat(66)), &[]);
+        assert_says(
+            first_lines,
+            "src/task.rs",
+            "use std::fmt;",
+            &["src/task.rs:1: not a `//!`"],
+        );
+        assert_says(
+            first_lines,
+            "src/task.rs",
+            "",
+            &["src/task.rs:1: not a `//!`"],
+        );
+        assert_says(
+            first_lines,
+            "src/task.rs",
+            &format!("//! {}", "x".repeat(67)),
+            &["src/task.rs:1: not a `//!`"],
+        );
+        assert_says(
+            first_lines,
+            "src/task.rs",
+            &format!("//! {}", "x".repeat(66)),
+            &[],
+        );
     }
 }

@@ -30,7 +30,10 @@ impl Latch {
     }
 
     pub(crate) fn already_open() -> Self {
-        Self(Monitor::new(Door { open: true, parked: Vec::new() }))
+        Self(Monitor::new(Door {
+            open: true,
+            parked: Vec::new(),
+        }))
     }
 
     /// Opens the latch and wakes everybody; `true` for the one call that did it.
@@ -82,13 +85,19 @@ impl Latch {
 pub(crate) fn wait_any(latches: &[&Latch], deadline: Deadline) -> Option<usize> {
     let parker = Parker::current();
     let first_open = || latches.iter().position(|latch| latch.is_open());
-    let admitted = latches.iter().take_while(|latch| latch.admit(&parker)).count();
+    let admitted = latches
+        .iter()
+        .take_while(|latch| latch.admit(&parker))
+        .count();
     if admitted == latches.len() {
         while first_open().is_none() && !deadline.has_passed() {
             Parker::park_until(deadline);
         }
     }
-    latches.iter().take(admitted).for_each(|latch| latch.dismiss(&parker));
+    latches
+        .iter()
+        .take(admitted)
+        .for_each(|latch| latch.dismiss(&parker));
     first_open()
 }
 
@@ -142,7 +151,10 @@ mod tests {
     fn a_closed_latch_is_waited_for_until_the_deadline_and_no_longer() {
         let latch = Latch::new();
         assert!(!latch.wait_until(Deadline::after(Duration::from_millis(1))));
-        assert_eq!(wait_any(&[&latch], Deadline::after(Duration::from_millis(1))), None);
+        assert_eq!(
+            wait_any(&[&latch], Deadline::after(Duration::from_millis(1))),
+            None
+        );
     }
 
     #[test]

@@ -22,7 +22,10 @@ fn by_memory_maps() -> usize {
 }
 
 fn max_processes() -> Option<usize> {
-    soft_limit(&fs::read_to_string("/proc/self/limits").ok()?, "Max processes")
+    soft_limit(
+        &fs::read_to_string("/proc/self/limits").ok()?,
+        "Max processes",
+    )
 }
 
 /// `Max processes             94000                94000                processes`
@@ -37,7 +40,10 @@ fn cgroup_pids_max() -> Option<usize> {
         .lines()
         .filter_map(pids_directory)
         // A container may see the host's path but only its own subtree, at the root.
-        .chain(["/sys/fs/cgroup".to_owned(), "/sys/fs/cgroup/pids".to_owned()])
+        .chain([
+            "/sys/fs/cgroup".to_owned(),
+            "/sys/fs/cgroup/pids".to_owned(),
+        ])
         .find_map(|directory| number_in(&format!("{directory}/pids.max")))
 }
 
@@ -64,9 +70,21 @@ mod tests {
         let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
                       Max processes             94000                95000                processes\n";
         assert_eq!(soft_limit(limits, "Max processes"), Some(94_000));
-        assert_eq!(soft_limit("Max processes unlimited unlimited processes", "Max processes"), None);
-        assert_eq!(pids_directory("0::/user.slice"), Some("/sys/fs/cgroup/user.slice".to_owned()));
-        assert_eq!(pids_directory("4:pids:/docker/ab12"), Some("/sys/fs/cgroup/pids/docker/ab12".to_owned()));
+        assert_eq!(
+            soft_limit(
+                "Max processes unlimited unlimited processes",
+                "Max processes"
+            ),
+            None
+        );
+        assert_eq!(
+            pids_directory("0::/user.slice"),
+            Some("/sys/fs/cgroup/user.slice".to_owned())
+        );
+        assert_eq!(
+            pids_directory("4:pids:/docker/ab12"),
+            Some("/sys/fs/cgroup/pids/docker/ab12".to_owned())
+        );
         assert_eq!(pids_directory("3:cpu:/docker/ab12"), None);
         assert!(default_max_tasks() >= 1);
     }

@@ -11,7 +11,11 @@ pub(crate) use crossbeam_channel::{
     Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select_biased, unbounded,
 };
 
-pub(crate) use self::primitives::*;
+#[cfg(feature = "signals")]
+pub(crate) use primitives::sleep;
+pub(crate) use primitives::{
+    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, MutexGuard, Ordering, Parker, start_thread,
+};
 
 #[cfg(not(loom))]
 mod primitives {
@@ -54,7 +58,10 @@ mod primitives {
 
     impl<T> Monitor<T> {
         pub(crate) fn new(value: T) -> Self {
-            Self { mutex: std::sync::Mutex::new(value), changed: std::sync::Condvar::new() }
+            Self {
+                mutex: std::sync::Mutex::new(value),
+                changed: std::sync::Condvar::new(),
+            }
         }
 
         pub(crate) fn lock(&self) -> MonitorGuard<'_, T> {
@@ -68,8 +75,16 @@ mod primitives {
             deadline: Deadline,
         ) -> MonitorGuard<'a, T> {
             match deadline.remaining() {
-                None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self
+                    .changed
+                    .wait(guard)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.changed
+                        .wait_timeout(guard, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
             }
         }
 
@@ -163,7 +178,10 @@ mod primitives {
 
     impl<T> Monitor<T> {
         pub(crate) fn new(value: T) -> Self {
-            Self { mutex: loom::sync::Mutex::new(value), changed: loom::sync::Condvar::new() }
+            Self {
+                mutex: loom::sync::Mutex::new(value),
+                changed: loom::sync::Condvar::new(),
+            }
         }
 
         pub(crate) fn lock(&self) -> MonitorGuard<'_, T> {
@@ -177,7 +195,10 @@ mod primitives {
             deadline: Deadline,
         ) -> MonitorGuard<'a, T> {
             if deadline == Deadline::NEVER {
-                return self.changed.wait(guard).expect("loom's locks are not poisoned");
+                return self
+                    .changed
+                    .wait(guard)
+                    .expect("loom's locks are not poisoned");
             }
             drop(guard);
             thread::yield_now();

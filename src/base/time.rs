@@ -48,7 +48,10 @@ impl Deadline {
 
     /// This deadline moved forward by `span`, for what must be done shortly before it.
     pub(crate) fn minus(self, span: Duration) -> Self {
-        Self(self.0.map(|moment| moment.checked_sub(span).unwrap_or(moment)))
+        Self(
+            self.0
+                .map(|moment| moment.checked_sub(span).unwrap_or(moment)),
+        )
     }
 }
 
@@ -57,7 +60,7 @@ pub(crate) fn human(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     match seconds {
         s if s < 0.01 => format!("{:.1} ms", s * 1e3),
-        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
         s if s < 60.0 => format!("{s:.2} s"),
         _ => format!("{} min {:02} s", span.as_secs() / 60, span.as_secs() % 60),
     }
@@ -92,9 +95,10 @@ mod tests {
 
     #[test]
     fn durations_read_like_speech() {
-        let said = |millis| human(Duration::from_micros(millis));
+        let said = |micros| human(Duration::from_micros(micros));
         assert_eq!(said(400), "0.4 ms");
         assert_eq!(said(12_000), "12 ms");
+        assert_eq!(said(999_990), "1.00 s");
         assert_eq!(said(3_200_000), "3.20 s");
         assert_eq!(said(125_000_000), "2 min 05 s");
     }

@@ -70,7 +70,9 @@ impl Error for Cancelled {
 impl Origin {
     fn cause(&self) -> Cause {
         // An origin always has one (node.rs, 1); a plain request is the truest thing to say should that ever fail.
-        self.0.own_cause().unwrap_or_else(|| Cause::from_outside(CauseKind::Request))
+        self.0
+            .own_cause()
+            .unwrap_or_else(|| Cause::from_outside(CauseKind::Request))
     }
 }
 
@@ -96,7 +98,9 @@ const CHAIN: usize = 256;
 ///
 /// Any other, of a joined task, an inner timeout or a foreign token, is a failure like any error.
 pub(crate) fn addressed_to(node: &Node, error: &(dyn Error + 'static)) -> Option<Cancelled> {
-    origins(error).find(|origin| node.is_at_or_below(&origin.0)).map(|origin| Cancelled(origin.clone()))
+    origins(error)
+        .find(|origin| node.is_at_or_below(&origin.0))
+        .map(|origin| Cancelled(origin.clone()))
 }
 
 /// Whether the chain of `error` holds a `Cancelled` that came from `cause`.
@@ -105,7 +109,9 @@ pub(crate) fn comes_from(cause: &Cause, error: &(dyn Error + 'static)) -> bool {
 }
 
 fn origins<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a Origin> {
-    std::iter::successors(Some(error), |&error| error.source()).take(CHAIN).filter_map(|error| error.downcast_ref())
+    std::iter::successors(Some(error), |&error| error.source())
+        .take(CHAIN)
+        .filter_map(|error| error.downcast_ref())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -139,12 +145,23 @@ mod tests {
         assert!(is_found(&node, &cancelled));
         assert!(is_found(&node, &Transparent(cancelled.clone())));
         assert!(is_found(&node, &io::Error::other(cancelled.clone())));
-        assert!(is_found(&node, &io::Error::other(Transparent(cancelled.clone()))));
-        assert!(is_found(&node, &io::Error::other(io::Error::other(cancelled.clone()))));
-        assert!(is_found(&node, &Wrapped(io::Error::other(cancelled.clone()))));
+        assert!(is_found(
+            &node,
+            &io::Error::other(Transparent(cancelled.clone()))
+        ));
+        assert!(is_found(
+            &node,
+            &io::Error::other(io::Error::other(cancelled.clone()))
+        ));
+        assert!(is_found(
+            &node,
+            &Wrapped(io::Error::other(cancelled.clone()))
+        ));
         let plain: Box<dyn Error + Send + Sync> = anyhow::Error::new(cancelled.clone()).into();
         assert!(is_found(&node, &*plain));
-        let layered = anyhow::Error::new(Transparent(cancelled.clone())).context("outer").context("outermost");
+        let layered = anyhow::Error::new(Transparent(cancelled.clone()))
+            .context("outer")
+            .context("outermost");
         let layered: Box<dyn Error + Send + Sync> = layered.into();
         assert!(is_found(&node, &*layered));
         let nested = io::Error::other(anyhow::Error::new(io::Error::other(Transparent(cancelled))));
@@ -158,10 +175,16 @@ mod tests {
         let sibling = Node::child_of(&parent);
         sibling.cancel(Cause::request());
         assert!(!is_found(&child, &Cancelled::of(&sibling)));
-        assert!(!is_found(&parent, &Cancelled::of(&sibling)), "a helper's own token is not the task's");
+        assert!(
+            !is_found(&parent, &Cancelled::of(&sibling)),
+            "a helper's own token is not the task's"
+        );
         parent.cancel(Cause::request());
         assert!(is_found(&child, &Cancelled::of(&child)));
-        assert!(is_found(&parent, &Cancelled::of(&child)), "a helper that inherited the task's cancel speaks for it");
+        assert!(
+            is_found(&parent, &Cancelled::of(&child)),
+            "a helper that inherited the task's cancel speaks for it"
+        );
     }
 
     #[test]

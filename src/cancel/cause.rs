@@ -67,17 +67,32 @@ impl Cause {
 
     /// A cause that has a line further up and the calling task as its origin.
     pub(crate) fn at_place(kind: CauseKind, at: &'static Location<'static>) -> Self {
-        Self(Arc::new(Inner { kind, at: Some(at), by: actor(), note: None }))
+        Self(Arc::new(Inner {
+            kind,
+            at: Some(at),
+            by: actor(),
+            note: None,
+        }))
     }
 
     /// A cause that no line of the program asked for.
     pub(crate) fn from_outside(kind: CauseKind) -> Self {
-        Self(Arc::new(Inner { kind, at: None, by: None, note: None }))
+        Self(Arc::new(Inner {
+            kind,
+            at: None,
+            by: None,
+            note: None,
+        }))
     }
 
     /// A cause that lies in a task.
     pub(crate) fn of_task(kind: CauseKind, task: &Arc<str>) -> Self {
-        Self(Arc::new(Inner { kind, at: None, by: Some(Arc::clone(task)), note: None }))
+        Self(Arc::new(Inner {
+            kind,
+            at: None,
+            by: Some(Arc::clone(task)),
+            note: None,
+        }))
     }
 
     /// The same cause with words for the one who reads the report.
@@ -121,8 +136,12 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, at, by, note } = &*self.0;
         match (kind, by) {
-            (CauseKind::SiblingFailed, Some(task)) => write!(f, "failure of `{task}` in the same group")?,
-            (CauseKind::CriticalFailure, Some(task)) => write!(f, "failure of the critical task `{task}`")?,
+            (CauseKind::SiblingFailed, Some(task)) => {
+                write!(f, "failure of `{task}` in the same group")?;
+            }
+            (CauseKind::CriticalFailure, Some(task)) => {
+                write!(f, "failure of the critical task `{task}`")?;
+            }
             (kind, Some(task)) => write!(f, "{kind} by `{task}`")?,
             (kind, None) => write!(f, "{kind}")?,
         }
@@ -167,7 +186,10 @@ pub(crate) fn act_as(task: Option<Arc<str>>) {
 
 /// The task that acts on this thread.
 pub(crate) fn actor() -> Option<Arc<str>> {
-    ACTOR.try_with(|actor| actor.borrow().clone()).ok().flatten()
+    ACTOR
+        .try_with(|actor| actor.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 #[cfg(test)]
@@ -181,7 +203,10 @@ mod tests {
         act_as(None);
         let line = cause.at().expect("a request has a place").line();
         assert_eq!(cause.by(), Some("ingest/reader"));
-        assert_eq!(cause.to_string(), format!("request by `ingest/reader` at {}:{line} (enough)", file!()));
+        assert_eq!(
+            cause.to_string(),
+            format!("request by `ingest/reader` at {}:{line} (enough)", file!())
+        );
     }
 
     #[test]

@@ -31,10 +31,13 @@ pub(crate) enum Wait {
 
 impl Pulse {
     /// Leaves the place and counts. Relaxed: nothing else is published by the counter.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn beat(&self, place: &'static Location<'static>) {
         self.place.store(Some(place));
-        self.passed.store(self.passed.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.passed.store(
+            self.passed.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
     }
 
     /// Says what the task waits for, until the guard goes.
@@ -97,11 +100,17 @@ mod tests {
     fn a_wait_is_on_the_books_for_as_long_as_it_lasts() {
         let pulse = Pulse::default();
         let waiting = pulse.waits_for(Wait::Receive);
-        assert_eq!((pulse.waiting(), pulse.joining()), (Some(Wait::Receive), None));
+        assert_eq!(
+            (pulse.waiting(), pulse.joining()),
+            (Some(Wait::Receive), None)
+        );
         drop(waiting);
         assert_eq!(pulse.waiting(), None);
         let waiting = pulse.waits_for_task(7);
-        assert_eq!((pulse.waiting(), pulse.joining()), (Some(Wait::Join), Some(7)));
+        assert_eq!(
+            (pulse.waiting(), pulse.joining()),
+            (Some(Wait::Join), Some(7))
+        );
         drop(waiting);
     }
 }

@@ -1,4 +1,4 @@
-//! Asking a thread to stop: token tree, cause, checkpoint, cancellable waits.
+//! Asking a thread to stop: token tree, cause, checkpoint, waits.
 
 pub(crate) mod cause;
 

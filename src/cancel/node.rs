@@ -24,7 +24,9 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::base::latch::Latch;
-use crate::base::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded};
+use crate::base::sync::{
+    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded,
+};
 use crate::cancel::cause::Cause;
 use std::convert::Infallible;
 
@@ -81,7 +83,7 @@ impl Node {
     }
 
     /// The one load of a checkpoint. Acquire pairs with the release in [`Node::mark`] and publishes the cause.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -104,11 +106,15 @@ impl Node {
 
     /// Cancels this node and everything below; `true` for the one call that did it.
     pub(crate) fn cancel(&self, cause: Cause) -> bool {
-        let Some(mut pending) = self.mark(Some(cause)) else { return false };
+        let Some(mut pending) = self.mark(Some(cause)) else {
+            return false;
+        };
         self.leave_parent();
         self.wake();
         while let Some(node) = pending.pop() {
-            let Some(mut children) = node.mark(None) else { continue };
+            let Some(mut children) = node.mark(None) else {
+                continue;
+            };
             node.wake();
             if pending.is_empty() {
                 pending = children;
@@ -208,7 +214,9 @@ impl Node {
         }
         // Under the node's lock the flag cannot change: the canceller either finds the channel or is seen here.
         let links = self.links.lock();
-        let channel = watch.channel.get_or_init(|| Channel::new(&links, self.cancelled.load(Ordering::Relaxed)));
+        let channel = watch
+            .channel
+            .get_or_init(|| Channel::new(&links, self.cancelled.load(Ordering::Relaxed)));
         &channel.receiver
     }
 
@@ -217,7 +225,8 @@ impl Node {
             return watch;
         }
         let links = self.links.lock();
-        self.watch.get_or_init(|| Box::new(Watch::new(&links, self.cancelled.load(Ordering::Relaxed))))
+        self.watch
+            .get_or_init(|| Box::new(Watch::new(&links, self.cancelled.load(Ordering::Relaxed))))
     }
 }
 
@@ -241,8 +250,15 @@ struct Watch {
 impl Watch {
     /// The guard is asked for as proof: made outside the node's lock, a watch could miss the cancel.
     fn new(_under: &MutexGuard<'_, Links>, cancelled: bool) -> Self {
-        let latch = if cancelled { Latch::already_open() } else { Latch::new() };
-        Self { latch, channel: OnceLock::new() }
+        let latch = if cancelled {
+            Latch::already_open()
+        } else {
+            Latch::new()
+        };
+        Self {
+            latch,
+            channel: OnceLock::new(),
+        }
     }
 
     fn open(&self) {
@@ -262,7 +278,10 @@ struct Channel {
 impl Channel {
     fn new(_under: &MutexGuard<'_, Links>, cancelled: bool) -> Self {
         let (sender, receiver) = bounded(0);
-        Self { sender: Mutex::new((!cancelled).then_some(sender)), receiver }
+        Self {
+            sender: Mutex::new((!cancelled).then_some(sender)),
+            receiver,
+        }
     }
 
     fn disconnect(&self) {
@@ -282,7 +301,11 @@ mod tests {
     #[test]
     fn a_child_leaves_its_parent_with_its_last_handle() {
         let root = Node::root();
-        let (first, second, third) = (Node::child_of(&root), Node::child_of(&root), Node::child_of(&root));
+        let (first, second, third) = (
+            Node::child_of(&root),
+            Node::child_of(&root),
+            Node::child_of(&root),
+        );
         first.release();
         assert_eq!(children(&root), 2);
         third.release();
@@ -318,14 +341,24 @@ mod tests {
     fn a_crowd_that_left_gives_its_space_back() {
         let root = Node::root();
         let crowd: Vec<_> = (0..10_000).map(|_| Node::child_of(&root)).collect();
-        crowd.iter().for_each(|node| node.release());
+        for node in &crowd {
+            node.release();
+        }
         let links = root.links.lock();
         assert_eq!(links.children.len(), 0);
-        assert!(links.children.capacity() <= 16, "{}", links.children.capacity());
+        assert!(
+            links.children.capacity() <= 16,
+            "{}",
+            links.children.capacity()
+        );
     }
 
     #[test]
     fn a_node_takes_little_room() {
-        assert!(size_of::<Node>() + 2 * size_of::<usize>() <= 112, "{}", size_of::<Node>());
+        assert!(
+            size_of::<Node>() + 2 * size_of::<usize>() <= 112,
+            "{}",
+            size_of::<Node>()
+        );
     }
 }

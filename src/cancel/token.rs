@@ -48,19 +48,23 @@ impl CancellationToken {
     /// cancelled, it leaves no memory in this token.
     #[must_use]
     pub fn child_token(&self) -> Self {
-        Self { node: Node::child_of(&self.node) }
+        Self {
+            node: Node::child_of(&self.node),
+        }
     }
 
     /// Cancels this token and everything below it; `true` for the one call that did it.
     ///
     /// The calling source line and the calling task become the [`Cause`]. Wakes whoever waits, and returns without
     /// waiting for anybody: to know that a task has stopped, join it.
+    #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
         !self.is_cancelled() && self.node.cancel(Cause::request())
     }
 
     /// Like [`cancel`](Self::cancel), with a cause of the caller's making. The first cause wins.
+    #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     pub fn cancel_with(&self, cause: Cause) -> bool {
         self.node.cancel(cause)
     }
@@ -78,13 +82,18 @@ impl CancellationToken {
     /// [`Cancelled`] if the token or one of its ancestors was cancelled.
     #[inline]
     pub fn checkpoint(&self) -> Result<(), Cancelled> {
-        if self.node.is_cancelled() { Err(Cancelled::of(&self.node)) } else { Ok(()) }
+        if self.node.is_cancelled() {
+            Err(Cancelled::of(&self.node))
+        } else {
+            Ok(())
+        }
     }
 
     /// Why the token was cancelled; `None` while it is not.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
-        self.is_cancelled().then(|| Cancelled::of(&self.node).cause())
+        self.is_cancelled()
+            .then(|| Cancelled::of(&self.node).cause())
     }
 
     /// A receiver that never yields anything and disconnects on cancel: for `select!`.
@@ -124,7 +133,10 @@ impl CancellationToken {
     #[must_use = "dropping the guard cancels the token at once"]
     #[track_caller]
     pub fn drop_guard(&self) -> DropGuard {
-        DropGuard { armed: Some((self.clone(), Cause::request().with_note("drop guard"))) }
+        DropGuard {
+            token: self.clone(),
+            cause: Some(Cause::request().with_note("drop guard")),
+        }
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -141,7 +153,9 @@ impl Default for CancellationToken {
 impl Clone for CancellationToken {
     fn clone(&self) -> Self {
         self.node.hold();
-        Self { node: Arc::clone(&self.node) }
+        Self {
+            node: Arc::clone(&self.node),
+        }
     }
 }
 
@@ -153,7 +167,9 @@ impl Drop for CancellationToken {
 
 impl fmt::Debug for CancellationToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancellationToken").field("cause", &self.cause()).finish()
+        f.debug_struct("CancellationToken")
+            .field("cause", &self.cause())
+            .finish()
     }
 }
 
@@ -161,25 +177,24 @@ impl fmt::Debug for CancellationToken {
 #[derive(Debug)]
 #[must_use = "dropping the guard cancels the token at once"]
 pub struct DropGuard {
-    armed: Option<(CancellationToken, Cause)>,
+    token: CancellationToken,
+    /// `None` once disarmed.
+    cause: Option<Cause>,
 }
 
 impl DropGuard {
     /// Gives the token back uncancelled.
-    ///
-    /// # Panics
-    /// Never: a guard is armed until it is consumed.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, clippy::expect_used, reason = "only drop takes it out otherwise")]
     pub fn disarm(mut self) -> CancellationToken {
-        self.armed.take().expect("armed until consumed").0
+        self.cause = None;
+        self.token.clone()
     }
 }
 
 impl Drop for DropGuard {
     fn drop(&mut self) {
-        if let Some((token, cause)) = self.armed.take() {
-            token.cancel_with(cause);
+        if let Some(cause) = self.cause.take() {
+            self.token.cancel_with(cause);
         }
     }
 }

@@ -6,7 +6,9 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::base::sync::{Mutex, Receiver, Sender, TryRecvError, TrySendError, at, never, select_biased};
+use crate::base::sync::{
+    Mutex, Receiver, Sender, TryRecvError, TrySendError, at, never, select_biased,
+};
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::cancel::cancelled::Cancelled;
 use crate::cancel::token::CancellationToken;
@@ -76,7 +78,11 @@ impl CancellationToken {
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
-    pub fn recv_timeout<T>(&self, receiver: &Receiver<T>, timeout: Duration) -> Result<T, RecvError> {
+    pub fn recv_timeout<T>(
+        &self,
+        receiver: &Receiver<T>,
+        timeout: Duration,
+    ) -> Result<T, RecvError> {
         self.recv_by(receiver, Deadline::after(timeout))
     }
 
@@ -84,7 +90,11 @@ impl CancellationToken {
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
-    pub fn recv_deadline<T>(&self, receiver: &Receiver<T>, deadline: Instant) -> Result<T, RecvError> {
+    pub fn recv_deadline<T>(
+        &self,
+        receiver: &Receiver<T>,
+        deadline: Instant,
+    ) -> Result<T, RecvError> {
         self.recv_by(receiver, Deadline::at(deadline))
     }
 
@@ -114,7 +124,12 @@ impl CancellationToken {
     ///
     /// # Errors
     /// As [`send`](Self::send), and when the time is over.
-    pub fn send_timeout<T>(&self, sender: &Sender<T>, value: T, timeout: Duration) -> Result<(), SendError<T>> {
+    pub fn send_timeout<T>(
+        &self,
+        sender: &Sender<T>,
+        value: T,
+        timeout: Duration,
+    ) -> Result<(), SendError<T>> {
         self.send_by(sender, value, Deadline::after(timeout))
     }
 
@@ -122,14 +137,22 @@ impl CancellationToken {
     ///
     /// # Errors
     /// As [`send`](Self::send), and when the time is over.
-    pub fn send_deadline<T>(&self, sender: &Sender<T>, value: T, deadline: Instant) -> Result<(), SendError<T>> {
+    pub fn send_deadline<T>(
+        &self,
+        sender: &Sender<T>,
+        value: T,
+        deadline: Instant,
+    ) -> Result<(), SendError<T>> {
         self.send_by(sender, value, Deadline::at(deadline))
     }
 }
 
 impl CancellationToken {
     pub(crate) fn wait_by(&self, deadline: Deadline) -> Option<Cancelled> {
-        self.node().latch().wait_until(deadline).then(|| Cancelled::of(self.node()))
+        self.node()
+            .latch()
+            .wait_until(deadline)
+            .then(|| Cancelled::of(self.node()))
     }
 
     pub(crate) fn sleep_by(&self, deadline: Deadline) -> Result<(), Cancelled> {
@@ -138,7 +161,11 @@ impl CancellationToken {
     }
 
     /// The flag, then what is there already, and only then the machinery of a blocking select.
-    pub(crate) fn recv_by<T>(&self, receiver: &Receiver<T>, deadline: Deadline) -> Result<T, RecvError> {
+    pub(crate) fn recv_by<T>(
+        &self,
+        receiver: &Receiver<T>,
+        deadline: Deadline,
+    ) -> Result<T, RecvError> {
         match self.try_recv(receiver) {
             Err(RecvError::Timeout) => self.recv_blocking(receiver, deadline),
             ready => ready,
@@ -154,7 +181,11 @@ impl CancellationToken {
         })
     }
 
-    pub(crate) fn recv_blocking<T>(&self, receiver: &Receiver<T>, deadline: Deadline) -> Result<T, RecvError> {
+    pub(crate) fn recv_blocking<T>(
+        &self,
+        receiver: &Receiver<T>,
+        deadline: Deadline,
+    ) -> Result<T, RecvError> {
         let timer = deadline.instant().map_or_else(never, at);
         select_biased! {
             recv(self.cancelled()) -> _ => Err(RecvError::Cancelled(Cancelled::of(self.node()))),
@@ -163,9 +194,17 @@ impl CancellationToken {
         }
     }
 
-    pub(crate) fn send_by<T>(&self, sender: &Sender<T>, value: T, deadline: Deadline) -> Result<(), SendError<T>> {
+    pub(crate) fn send_by<T>(
+        &self,
+        sender: &Sender<T>,
+        value: T,
+        deadline: Deadline,
+    ) -> Result<(), SendError<T>> {
         match self.try_send(sender, value) {
-            Err(SendError { value, reason: Unsent::Timeout }) => self.send_blocking(sender, value.into_inner(), deadline),
+            Err(SendError {
+                value,
+                reason: Unsent::Timeout,
+            }) => self.send_blocking(sender, value.into_inner(), deadline),
             ready => ready,
         }
     }
@@ -250,7 +289,10 @@ enum Unsent {
 
 impl<T> SendError<T> {
     fn new(value: T, reason: Unsent) -> Self {
-        Self { value: Mutex::new(value), reason }
+        Self {
+            value: Mutex::new(value),
+            reason,
+        }
     }
 
     /// The value that was not sent.
@@ -280,7 +322,9 @@ impl<T> SendError<T> {
 
 impl<T> fmt::Debug for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendError").field("reason", &self.reason).finish_non_exhaustive()
+        f.debug_struct("SendError")
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
     }
 }
 

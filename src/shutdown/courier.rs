@@ -8,7 +8,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::base::latch::Latch;
-use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread};
+use crate::base::sync::{
+    AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
+};
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::base::unwind;
 use crate::task::errand::{Errand, What};
@@ -41,14 +43,22 @@ struct Busy {
 
 impl Courier {
     /// Starts the first courier.
-    pub(crate) fn start(registry: &Arc<Registry>, errands: Receiver<Errand>) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(
+        registry: &Arc<Registry>,
+        errands: Receiver<Errand>,
+    ) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             at_work: AtomicUsize::new(0),
             busy: Mutex::new(None),
             closing: AtomicBool::new(false),
             gone: Latch::new(),
         });
-        let courier = Self { shared, registry: Arc::clone(registry), errands, thread: Mutex::new(None) };
+        let courier = Self {
+            shared,
+            registry: Arc::clone(registry),
+            errands,
+            thread: Mutex::new(None),
+        };
         courier.start_number(0)?;
         Ok(Arc::new(courier))
     }
@@ -56,8 +66,9 @@ impl Courier {
     fn start_number(&self, number: usize) -> io::Result<()> {
         let (shared, registry) = (Arc::clone(&self.shared), Arc::clone(&self.registry));
         let errands = self.errands.clone();
-        let thread =
-            start_thread("tm-courier".to_owned(), None, move || shared.carry(number, &registry, &errands))?;
+        let thread = start_thread("tm-courier".to_owned(), None, move || {
+            shared.carry(number, &registry, &errands);
+        })?;
         let before = self.thread.lock().replace(thread);
         // A replaced courier is stuck in foreign code: nobody can wait for it.
         drop(before);
@@ -113,7 +124,10 @@ impl Courier {
 impl Shared {
     fn carry(&self, number: usize, registry: &Registry, errands: &Receiver<Errand>) {
         for Errand { what, run } in errands {
-            *self.busy.lock() = Some(Busy { what, since: time::now() });
+            *self.busy.lock() = Some(Busy {
+                what,
+                since: time::now(),
+            });
             unwind::contain(run);
             if self.at_work.load(Ordering::Acquire) != number {
                 return;

@@ -54,12 +54,19 @@ impl Diagnosis {
 
     /// Whether it went on passing checkpoints until the end: it lives, but does not listen.
     fn is_deaf(&self) -> bool {
-        self.checkpoints_since > 0 && self.last_seen.is_some_and(|ago| ago < self.asked / 4 + Duration::from_millis(500))
+        self.checkpoints_since > 0
+            && self
+                .last_seen
+                .is_some_and(|ago| ago < self.asked / 4 + Duration::from_millis(500))
     }
 
     fn put_checkpoint(&self) -> String {
         match self.last_checkpoint {
-            Some(place) => format!("put `ctx.checkpoint()?` into the loop after {}:{}", place.file(), place.line()),
+            Some(place) => format!(
+                "put `ctx.checkpoint()?` into the loop after {}:{}",
+                place.file(),
+                place.line()
+            ),
             None => format!(
                 "put `ctx.checkpoint()?` into the loops of the task spawned at {}:{}",
                 self.spawned_at.file(),
@@ -71,10 +78,17 @@ impl Diagnosis {
     fn silence(&self) -> String {
         match (self.checkpoints_since, self.last_seen) {
             (0, _) | (_, None) => {
-                format!("has reached no checkpoint since it was asked to stop {} ago", human(self.asked))
+                format!(
+                    "has reached no checkpoint since it was asked to stop {} ago",
+                    human(self.asked)
+                )
             }
             (passed, Some(ago)) => {
-                format!("passed {} after the stop, the last {} ago", counted(passed, "checkpoint"), human(ago))
+                format!(
+                    "passed {} after the stop, the last {} ago",
+                    counted(passed, "checkpoint"),
+                    human(ago)
+                )
             }
         }
     }
@@ -82,7 +96,11 @@ impl Diagnosis {
     fn place(&self) -> String {
         match self.last_checkpoint {
             Some(place) => format!("; it was last seen at {}:{}", place.file(), place.line()),
-            None => format!("; it never passed one, and was spawned at {}:{}", self.spawned_at.file(), self.spawned_at.line()),
+            None => format!(
+                "; it never passed one, and was spawned at {}:{}",
+                self.spawned_at.file(),
+                self.spawned_at.line()
+            ),
         }
     }
 }
@@ -92,10 +110,16 @@ impl fmt::Display for Diagnosis {
         write!(f, "`{}` ", self.task)?;
         match self.stage {
             Stage::NotBegun => {
-                return write!(f, "has a thread that did not begin within {}: the machine is overloaded", human(self.asked));
+                return write!(
+                    f,
+                    "has a thread that did not begin within {}: the machine is overloaded",
+                    human(self.asked)
+                );
             }
             Stage::Exiting => {
-                f.write_str("has ended, but its thread is still exiting (thread-local destructor)")?;
+                f.write_str(
+                    "has ended, but its thread is still exiting (thread-local destructor)",
+                )?;
                 return match &self.blocked_in {
                     Some(call) => write!(f, ", blocked in {call}"),
                     None => Ok(()),
@@ -107,21 +131,41 @@ impl fmt::Display for Diagnosis {
             let passed = counted(self.checkpoints_since, "checkpoint");
             write!(f, "passed {passed} after the stop: it ignores their result")?;
             return match self.last_checkpoint {
-                Some(place) => write!(f, "; pass it on with `?` at {}:{}", place.file(), place.line()),
+                Some(place) => write!(
+                    f,
+                    "; pass it on with `?` at {}:{}",
+                    place.file(),
+                    place.line()
+                ),
                 None => Ok(()),
             };
         }
         if let Some(wait) = &self.waiting_for {
-            return write!(f, "waits for {wait}{}: what it waits for does not hear its stop", self.place());
+            return write!(
+                f,
+                "waits for {wait}{}: what it waits for does not hear its stop",
+                self.place()
+            );
         }
         f.write_str(&self.silence())?;
         match (&self.cpu, &self.blocked_in) {
             (Some((used, _)), _) if self.is_busy() => {
-                write!(f, " and burned {} of CPU: {}", human(*used), self.put_checkpoint())
+                write!(
+                    f,
+                    " and burned {} of CPU: {}",
+                    human(*used),
+                    self.put_checkpoint()
+                )
             }
             (_, Some(call)) => write!(f, " and sits in {call}{}: {}", self.place(), unblock(call)),
             (Some((used, over)), None) => {
-                write!(f, " and used {} of {} of CPU: {}", human(*used), human(*over), self.put_checkpoint())
+                write!(
+                    f,
+                    " and used {} of {} of CPU: {}",
+                    human(*used),
+                    human(*over),
+                    self.put_checkpoint()
+                )
             }
             (None, None) => write!(f, ": {}", self.put_checkpoint()),
         }
@@ -137,12 +181,16 @@ fn unblock(call: &str) -> &'static str {
              `ctx.join`, `select!` with `ctx.cancelled()`)"
         }
         "nanosleep" | "clock_nanosleep" => "sleep with `ctx.sleep` instead",
-        "wait4" | "waitid" => "poll the child with `try_wait` between `ctx.sleep`s, and kill it on cancel",
+        "wait4" | "waitid" => {
+            "poll the child with `try_wait` between `ctx.sleep`s, and kill it on cancel"
+        }
         "accept" | "accept4" | "connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" => {
             "give the socket a timeout and a checkpoint between tries, or shut it down from another task that waits \
              with `ctx.wait`"
         }
-        _ => "no stop flag reaches a blocking call; give it a timeout and a checkpoint between tries",
+        _ => {
+            "no stop flag reaches a blocking call; give it a timeout and a checkpoint between tries"
+        }
     }
 }
 
@@ -156,7 +204,11 @@ fn counted(number: usize, noun: &str) -> String {
         }
         grouped.push(digit);
     }
-    if number == 1 { format!("{grouped} {noun}") } else { format!("{grouped} {noun}s") }
+    if number == 1 {
+        format!("{grouped} {noun}")
+    } else {
+        format!("{grouped} {noun}s")
+    }
 }
 
 #[cfg(test)]
@@ -207,16 +259,39 @@ mod tests {
             ..straggler()
         };
         let said = deaf.to_string();
-        assert!(said.starts_with("`hash` passed 1,204 checkpoints after the stop: it ignores their result"), "{said}");
+        assert!(
+            said.starts_with(
+                "`hash` passed 1,204 checkpoints after the stop: it ignores their result"
+            ),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_blocking_call_is_named_with_what_helps() {
-        let reading = Diagnosis { blocked_in: Some("read(0)".to_owned()), ..straggler() };
-        assert!(reading.to_string().contains("and sits in read(0)"), "{reading}");
-        let locked = Diagnosis { blocked_in: Some("futex".to_owned()), last_checkpoint: None, ..straggler() };
-        assert!(locked.to_string().contains("a lock, a plain channel"), "{locked}");
-        assert!(locked.to_string().contains("it never passed one, and was spawned at"), "{locked}");
+        let reading = Diagnosis {
+            blocked_in: Some("read(0)".to_owned()),
+            ..straggler()
+        };
+        assert!(
+            reading.to_string().contains("and sits in read(0)"),
+            "{reading}"
+        );
+        let locked = Diagnosis {
+            blocked_in: Some("futex".to_owned()),
+            last_checkpoint: None,
+            ..straggler()
+        };
+        assert!(
+            locked.to_string().contains("a lock, a plain channel"),
+            "{locked}"
+        );
+        assert!(
+            locked
+                .to_string()
+                .contains("it never passed one, and was spawned at"),
+            "{locked}"
+        );
     }
 
     #[test]
@@ -228,18 +303,33 @@ mod tests {
             ..straggler()
         };
         let said = silent.to_string();
-        assert!(said.contains("passed 3 checkpoints after the stop, the last 4.00 s ago and sits in fsync(7)"), "{said}");
+        assert!(
+            said.contains(
+                "passed 3 checkpoints after the stop, the last 4.00 s ago and sits in fsync(7)"
+            ),
+            "{said}"
+        );
     }
 
     #[test]
     fn without_anything_from_the_kernel_the_last_checkpoint_serves() {
         let unknown = straggler();
-        assert!(unknown.to_string().ends_with(&place_of(&unknown)), "{unknown}");
+        assert!(
+            unknown.to_string().ends_with(&place_of(&unknown)),
+            "{unknown}"
+        );
     }
 
     #[test]
     fn a_thread_that_only_exits_is_not_blamed_for_its_body() {
-        let exiting = Diagnosis { stage: Stage::Exiting, ..straggler() };
-        assert!(exiting.to_string().contains("still exiting (thread-local destructor)"));
+        let exiting = Diagnosis {
+            stage: Stage::Exiting,
+            ..straggler()
+        };
+        assert!(
+            exiting
+                .to_string()
+                .contains("still exiting (thread-local destructor)")
+        );
     }
 }

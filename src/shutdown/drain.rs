@@ -80,7 +80,10 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { given: Latch::new(), report: Mutex::new(None) })
+        Arc::new(Self {
+            given: Latch::new(),
+            report: Mutex::new(None),
+        })
     }
 
     /// Waits for the report. It comes by the deadline of the shutdown, which must have been requested.
@@ -161,9 +164,24 @@ impl<'a> Drain<'a> {
             diagnoses: None,
             stuck_courier: None,
         };
-        let tasks = drain.registry.counts().live;
-        drain.say(Level::Info, format!("shutting down ({}): {tasks} tasks to stop{}", drain.demand.cause, drain.limit()));
+        drain.announce();
         drain
+    }
+
+    fn announce(&self) {
+        let tasks = self.registry.counts().live;
+        // Where nobody is left, there is nothing to wait for and nothing to tell.
+        let level = if tasks == 0 {
+            Level::Debug
+        } else {
+            Level::Info
+        };
+        let noun = if tasks == 1 { "task" } else { "tasks" };
+        let limit = self.limit();
+        self.say(
+            level,
+            format!("stopping {tasks} {noun}{limit}: {}", self.demand.cause),
+        );
     }
 
     fn run(mut self) -> ShutdownReport {
@@ -188,7 +206,10 @@ impl<'a> Drain<'a> {
     /// The request as it stands now: the deadline may have come nearer.
     fn hear_request(&mut self) {
         if let Some(demand) = self.registry.request.demand() {
-            let hurry = demand.hurried_at.and_then(|hurried| hurried.checked_add(HURRY)).map(Deadline::at);
+            let hurry = demand
+                .hurried_at
+                .and_then(|hurried| hurried.checked_add(HURRY))
+                .map(Deadline::at);
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
             self.demand = demand;
         }
@@ -224,14 +245,25 @@ impl<'a> Drain<'a> {
     /// The remaining time divided by the groups left, the one just asked included.
     fn fair_share(&self) -> Duration {
         let groups = u32::try_from(self.registry.groups_to_ask() + 1).unwrap_or(u32::MAX);
-        self.deadline.remaining().map_or(Duration::MAX, |left| left / groups)
+        self.deadline
+            .remaining()
+            .map_or(Duration::MAX, |left| left / groups)
     }
 
     /// When the next turn of the loop is due, if nobody rings.
     fn next_turn(&self) -> Deadline {
-        let share = self.current.filter(|_| !self.all_asked).map_or(Deadline::NEVER, |(_, share)| share);
-        let diagnosis = if self.diagnoses.is_none() { self.deadline.minus(DIAGNOSIS) } else { self.deadline };
-        [self.first_look, self.next_sample, self.next_news, diagnosis].into_iter().fold(share, Deadline::earlier)
+        let share = self
+            .current
+            .filter(|_| !self.all_asked)
+            .map_or(Deadline::NEVER, |(_, share)| share);
+        let diagnosis = if self.diagnoses.is_none() {
+            self.deadline.minus(DIAGNOSIS)
+        } else {
+            self.deadline
+        };
+        [self.first_look, self.next_sample, self.next_news, diagnosis]
+            .into_iter()
+            .fold(share, Deadline::earlier)
     }
 
     // ---- watching ----
@@ -255,7 +287,10 @@ impl<'a> Drain<'a> {
     fn look_at_cpu(&mut self) {
         for record in self.registry.live().iter().take(DETAILED) {
             if let Some(watched) = self.watched.get_mut(&record.id) {
-                watched.cpu = record.tid().and_then(kernel::look).map(|sight| (sight.cpu, time::now()));
+                watched.cpu = record
+                    .tid()
+                    .and_then(kernel::look)
+                    .map(|sight| (sight.cpu, time::now()));
             }
         }
     }
@@ -280,7 +315,10 @@ impl<'a> Drain<'a> {
     fn tell_who_is_awaited(&self) {
         let awaited = self.registry.live();
         if !awaited.is_empty() {
-            self.say(Level::Info, format!("waiting for {}{}", names(&awaited), self.limit()));
+            self.say(
+                Level::Info,
+                format!("waiting for {}{}", names(&awaited), self.limit()),
+            );
         }
     }
 
@@ -292,7 +330,9 @@ impl<'a> Drain<'a> {
     }
 
     fn say(&self, level: Level, line: String) {
-        self.registry.send(Errand::new(What::Log, move || log::say(level, format_args!("{line}"))));
+        self.registry.send(Errand::new(What::Log, move || {
+            log::say(level, format_args!("{line}"));
+        }));
     }
 
     // ---- the end ----
@@ -312,7 +352,10 @@ impl<'a> Drain<'a> {
             .collect();
         self.diagnoses = Some(diagnoses);
         if self.stuck_courier.is_none() {
-            self.stuck_courier = self.courier.stuck_for(HURRY / 2).map(|(what, _)| what.to_string());
+            self.stuck_courier = self
+                .courier
+                .stuck_for(HURRY / 2)
+                .map(|(what, _)| what.to_string());
         }
     }
 
@@ -320,15 +363,26 @@ impl<'a> Drain<'a> {
         let sight = record.tid().filter(|_| detailed).and_then(kernel::look);
         let now = time::now();
         let watched = self.watched.get(&record.id);
-        let used = sight.as_ref().zip(watched.and_then(|watched| watched.cpu)).map(|(sight, (before, at))| {
-            (sight.cpu.saturating_sub(before), now.saturating_duration_since(at))
-        });
+        let used = sight
+            .as_ref()
+            .zip(watched.and_then(|watched| watched.cpu))
+            .map(|(sight, (before, at))| {
+                (
+                    sight.cpu.saturating_sub(before),
+                    now.saturating_duration_since(at),
+                )
+            });
         Diagnosis {
             task: Arc::clone(&record.path),
-            asked: watched.map_or(Duration::ZERO, |watched| now.saturating_duration_since(watched.asked)),
+            asked: watched.map_or(Duration::ZERO, |watched| {
+                now.saturating_duration_since(watched.asked)
+            }),
             last_checkpoint: record.pulse.place(),
-            last_seen: watched.and_then(|watched| watched.moved).map(|moved| now.saturating_duration_since(moved)),
-            checkpoints_since: watched.map_or(0, |watched| watched.passed.wrapping_sub(watched.base)),
+            last_seen: watched
+                .and_then(|watched| watched.moved)
+                .map(|moved| now.saturating_duration_since(moved)),
+            checkpoints_since: watched
+                .map_or(0, |watched| watched.passed.wrapping_sub(watched.base)),
             waiting_for: self.wait_of(record),
             cpu: used,
             blocked_in: sight.and_then(|sight| sight.call),
@@ -347,7 +401,11 @@ impl<'a> Drain<'a> {
             Wait::Sleep => "time to pass".to_owned(),
             Wait::Receive => "a message".to_owned(),
             Wait::Send => "room in a channel".to_owned(),
-            Wait::Join => match record.pulse.joining().and_then(|number| self.registry.find(TaskId(number))) {
+            Wait::Join => match record
+                .pulse
+                .joining()
+                .and_then(|number| self.registry.find(TaskId(number)))
+            {
                 Some(other) => format!("the end of `{}`", other.path),
                 None => "the end of another task".to_owned(),
             },
@@ -356,25 +414,37 @@ impl<'a> Drain<'a> {
 
     /// Abandons who is left and writes the report (4).
     fn conclude(mut self) -> ShutdownReport {
-        let mut diagnoses = self.diagnoses.take().unwrap_or_default();
+        let mut known = self.diagnoses.take().unwrap_or_default();
         let mut stragglers = BTreeMap::new();
         for record in self.registry.live() {
             if record.abandon() {
-                let diagnosis = diagnoses.remove(&record.id).unwrap_or_else(|| self.diagnose_one(&record, false));
+                let diagnosis = known
+                    .remove(&record.id)
+                    .unwrap_or_else(|| self.diagnose_one(&record, false));
                 stragglers.insert(record.id, diagnosis);
             }
         }
         for record in self.registry.exiting() {
-            let diagnosis = diagnoses.remove(&record.id).unwrap_or_else(|| self.diagnose_one(&record, false));
+            let diagnosis = known
+                .remove(&record.id)
+                .unwrap_or_else(|| self.diagnose_one(&record, false));
             stragglers.insert(record.id, diagnosis);
         }
         self.flush(stragglers.len());
-        let tasks = self.registry.everything().into_iter().map(|record| self.row(record, &mut stragglers)).collect();
+        let tasks = self
+            .registry
+            .everything()
+            .into_iter()
+            .map(|record| self.row(record, &mut stragglers))
+            .collect();
         let took = time::now().saturating_duration_since(self.demand.since);
         ShutdownReport::new(Facts {
             cause: self.demand.cause.clone(),
             took,
-            budget: self.deadline.instant().map(|moment| moment.saturating_duration_since(self.demand.since)),
+            budget: self
+                .deadline
+                .instant()
+                .map(|moment| moment.saturating_duration_since(self.demand.since)),
             hurried: self.demand.hurried_at.is_some(),
             tasks,
             counts: self.registry.counts(),
@@ -386,27 +456,52 @@ impl<'a> Drain<'a> {
     fn row(&self, record: Arc<Record>, stragglers: &mut BTreeMap<TaskId, Diagnosis>) -> TaskReport {
         let diagnosis = stragglers.remove(&record.id);
         let asked = self.watched.get(&record.id).map(|watched| watched.asked);
-        let stopped_after =
-            record.ended_at().zip(asked).and_then(|(ended, asked)| ended.checked_duration_since(asked));
-        let outcome = record.outcome().unwrap_or(crate::status::outcome::Outcome::Abandoned);
-        TaskReport { record, outcome, stopped_after, diagnosis }
+        let stopped_after = record
+            .ended_at()
+            .zip(asked)
+            .and_then(|(ended, asked)| ended.checked_duration_since(asked));
+        let outcome = record
+            .outcome()
+            .unwrap_or(crate::status::outcome::Outcome::Abandoned);
+        TaskReport {
+            record,
+            outcome,
+            stopped_after,
+            diagnosis,
+        }
     }
 
     /// The last lines of log, and its flush.
     fn flush(&self, stragglers: usize) {
         if stragglers > 0 {
             let awaited = self.registry.live();
-            self.say(Level::Error, format!("{stragglers} tasks did not stop in time: {}", names(&awaited)));
+            self.say(
+                Level::Error,
+                format!("{stragglers} did not stop in time: {}", names(&awaited)),
+            );
         }
-        let patience = self.deadline.remaining().map_or(COURIER, |left| left.clamp(FLUSH, COURIER));
-        self.courier.finish(Errand::new(What::Flush, log::flush), Deadline::after(patience));
+        let patience = self
+            .deadline
+            .remaining()
+            .map_or(COURIER, |left| left.clamp(FLUSH, COURIER));
+        self.courier.finish(
+            Errand::new(What::Flush, log::flush),
+            Deadline::after(patience),
+        );
     }
 }
 
 impl Watched {
     fn new(record: Arc<Record>, asked: Instant) -> Self {
         let base = record.pulse.passed();
-        Self { record, asked, base, passed: base, moved: None, cpu: None }
+        Self {
+            record,
+            asked,
+            base,
+            passed: base,
+            moved: None,
+            cpu: None,
+        }
     }
 
     fn sample(&mut self, now: Instant) {
@@ -420,7 +515,11 @@ impl Watched {
 
 /// `a`, `b` and 3 more
 fn names(records: &[Arc<Record>]) -> String {
-    let first: Vec<String> = records.iter().take(NAMES).map(|record| format!("`{}`", record.path)).collect();
+    let first: Vec<String> = records
+        .iter()
+        .take(NAMES)
+        .map(|record| format!("`{}`", record.path))
+        .collect();
     match records.len().saturating_sub(NAMES) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),

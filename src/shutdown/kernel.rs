@@ -39,17 +39,21 @@ fn parse_stat(stat: &[u8]) -> Option<(bool, Duration)> {
 
 fn blocking_call(tid: u32) -> Option<String> {
     let of_kernel = |file: &str| fs::read_to_string(format!("/proc/self/task/{tid}/{file}")).ok();
-    of_kernel("syscall").and_then(|line| parse_syscall(&line)).or_else(|| {
-        let wchan = of_kernel("wchan")?;
-        (!matches!(&*wchan, "" | "0")).then(|| format!("the kernel's {wchan}"))
-    })
+    of_kernel("syscall")
+        .and_then(|line| parse_syscall(&line))
+        .or_else(|| {
+            let wchan = of_kernel("wchan")?;
+            (!matches!(&*wchan, "" | "0")).then(|| format!("the kernel's {wchan}"))
+        })
 }
 
 /// `0 0x3 0x7ffd… …` is system call 0 on descriptor 3; `running` and `-1 …` are none.
 fn parse_syscall(line: &str) -> Option<String> {
     let mut fields = line.split_ascii_whitespace();
     let number: u32 = fields.next()?.parse().ok()?;
-    let descriptor = fields.next().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+    let descriptor = fields
+        .next()
+        .and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
     Some(match (name_of(number), descriptor) {
         (Some((name, Takes::Descriptor)), Some(descriptor)) => format!("{name}({descriptor})"),
         (Some((name, _)), _) => name.to_owned(),
@@ -147,7 +151,11 @@ fn name_of(number: u32) -> Option<(&'static str, Takes)> {
     })
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64"
+)))]
 fn name_of(_number: u32) -> Option<(&'static str, Takes)> {
     None
 }
@@ -159,7 +167,10 @@ mod tests {
     #[test]
     fn a_name_full_of_traps_does_not_confuse_the_reader_of_stat() {
         let stat = b"17 (a) R (\xffb) S 1 17 17 0 -1 4194368 90 0 0 0 250 12 0 0 20 0 3 0 1 2 3";
-        assert_eq!(parse_stat(stat), Some((false, Duration::from_millis(2_620))));
+        assert_eq!(
+            parse_stat(stat),
+            Some((false, Duration::from_millis(2_620)))
+        );
         let stat = b"17 (spin) R 1 17 17 0 -1 4194368 90 0 0 0 7 0 0 0 20 0 3 0 1 2 3";
         assert_eq!(parse_stat(stat), Some((true, Duration::from_millis(70))));
         assert_eq!(parse_stat(b"17 (cut"), None);
@@ -169,9 +180,18 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn a_blocked_thread_is_in_a_call_with_a_name() {
-        assert_eq!(parse_syscall("0 0x3 0x7f 0x400 0x0 0x0 0x0 0x1 0x2\n").as_deref(), Some("read(3)"));
-        assert_eq!(parse_syscall("202 0x55 0x80 0x0 0x0 0x0 0x0 0x1 0x2\n").as_deref(), Some("futex"));
-        assert_eq!(parse_syscall("999 0x0\n").as_deref(), Some("system call 999"));
+        assert_eq!(
+            parse_syscall("0 0x3 0x7f 0x400 0x0 0x0 0x0 0x1 0x2\n").as_deref(),
+            Some("read(3)")
+        );
+        assert_eq!(
+            parse_syscall("202 0x55 0x80 0x0 0x0 0x0 0x0 0x1 0x2\n").as_deref(),
+            Some("futex")
+        );
+        assert_eq!(
+            parse_syscall("999 0x0\n").as_deref(),
+            Some("system call 999")
+        );
         assert_eq!(parse_syscall("running\n"), None);
         assert_eq!(parse_syscall("-1 0x0 0x0\n"), None);
     }
@@ -180,7 +200,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn the_calling_thread_is_seen_running() {
         let link = fs::read_link("/proc/thread-self").expect("procfs");
-        let tid = link.file_name().and_then(|tid| tid.to_str()).and_then(|tid| tid.parse().ok()).expect("a number");
+        let tid = link
+            .file_name()
+            .and_then(|tid| tid.to_str())
+            .and_then(|tid| tid.parse().ok())
+            .expect("a number");
         assert!(look(tid).expect("this thread exists").running);
         assert_eq!(look(u32::MAX), None);
     }

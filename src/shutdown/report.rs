@@ -100,7 +100,9 @@ impl TaskReport {
     /// By how much it exceeded its own grace.
     #[must_use]
     pub fn over_grace(&self) -> Option<Duration> {
-        self.stopped_after?.checked_sub(self.record.grace?).filter(|over| !over.is_zero())
+        self.stopped_after?
+            .checked_sub(self.record.grace?)
+            .filter(|over| !over.is_zero())
     }
 
     /// Why it did not stop, if it did not.
@@ -133,10 +135,16 @@ impl TaskReport {
             (_, None) => "before the shutdown".to_owned(),
         };
         let grace = match (self.over_grace(), self.record.grace) {
-            (Some(over), Some(grace)) => format!(", {} over its grace of {}", human(over), human(grace)),
+            (Some(over), Some(grace)) => {
+                format!(", {} over its grace of {}", human(over), human(grace))
+            }
             _ => String::new(),
         };
-        let unread = if self.is_unread_failure() { ", read by nobody" } else { "" };
+        let unread = if self.is_unread_failure() {
+            ", read by nobody"
+        } else {
+            ""
+        };
         let why = match &self.outcome {
             Outcome::Failed(error) => format!(": {}", chain(&**error)),
             Outcome::Panicked(panic) => format!(": {panic}"),
@@ -150,13 +158,21 @@ impl TaskReport {
 
 impl ShutdownReport {
     pub(crate) fn new(facts: Facts) -> Self {
-        Self(Arc::new(Inner { facts, body_error: None, written: Arc::default() }))
+        Self(Arc::new(Inner {
+            facts,
+            body_error: None,
+            written: Arc::default(),
+        }))
     }
 
     /// The report of a manager that could not be made.
-    pub(crate) fn of_failed_start(place: &'static Location<'static>, error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn of_failed_start(
+        place: &'static Location<'static>,
+        error: &(dyn Error + 'static),
+    ) -> Self {
         let report = Self::new(Facts {
-            cause: Cause::at_place(CauseKind::Shutdown, place).with_note("the manager could not be made"),
+            cause: Cause::at_place(CauseKind::Shutdown, place)
+                .with_note("the manager could not be made"),
             took: Duration::ZERO,
             budget: None,
             hurried: false,
@@ -226,15 +242,12 @@ impl ShutdownReport {
     /// The exit code that tells the truth: see the table above.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.stragglers().next().is_some() {
-            2
-        } else if self.body_error().is_some()
+        let failed = self.body_error().is_some()
             || self.cause().kind() == CauseKind::CriticalFailure
-            || self.unread_failures() > 0
-        {
-            1
-        } else {
-            0
+            || self.unread_failures() > 0;
+        match self.stragglers().next() {
+            Some(_) => 2,
+            None => u8::from(failed),
         }
     }
 
@@ -263,19 +276,43 @@ const DULL_ROWS: usize = 50;
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = &self.0.facts;
-        write!(f, "taskmuster: stopped by {}; took {}", facts.cause, human(facts.took))?;
+        write!(
+            f,
+            "taskmuster: stopped by {}; took {}",
+            facts.cause,
+            human(facts.took)
+        )?;
         match facts.budget {
             Some(budget) => write!(f, " of {}", human(budget))?,
             None => f.write_str(", without a limit")?,
         }
-        writeln!(f, "{}", if facts.hurried { ", hurried by a second signal" } else { "" })?;
+        writeln!(
+            f,
+            "{}",
+            if facts.hurried {
+                ", hurried by a second signal"
+            } else {
+                ""
+            }
+        )?;
         self.write_rows(f)?;
         writeln!(f, "  {}", self.sum())?;
         for straggler in self.stragglers() {
-            writeln!(f, "  {}", straggler.diagnosis.as_ref().map(ToString::to_string).unwrap_or_default())?;
+            writeln!(
+                f,
+                "  {}",
+                straggler
+                    .diagnosis
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            )?;
         }
         if let Some(errand) = &facts.stuck_courier {
-            writeln!(f, "  the courier, a thread of taskmuster's own, is stuck in {errand}")?;
+            writeln!(
+                f,
+                "  the courier, a thread of taskmuster's own, is stuck in {errand}"
+            )?;
         }
         if let Some(error) = self.body_error() {
             writeln!(f, "  the body of `run` failed: {error}")?;
@@ -301,16 +338,35 @@ impl ShutdownReport {
                 !hidden
             })
             .collect();
-        let width = shown.iter().map(|task| task.name().chars().count()).max().unwrap_or(0).min(40);
+        let width = shown
+            .iter()
+            .map(|task| task.name().chars().count())
+            .max()
+            .unwrap_or(0)
+            .min(40);
         for task in shown {
-            writeln!(f, "    {:width$}  {:9}  {}", task.name(), task.word(), task.remark())?;
+            writeln!(
+                f,
+                "    {:width$}  {:9}  {}",
+                task.name(),
+                task.word(),
+                task.remark()
+            )?;
         }
         Ok(())
     }
 
     /// `5 tasks: 4 cancelled, 1 completed`, over the whole life of the manager.
     fn sum(&self) -> String {
-        let TaskCounts { spawned, live, completed, failed, panicked, cancelled, late: _ } = self.counts();
+        let TaskCounts {
+            spawned,
+            live,
+            completed,
+            failed,
+            panicked,
+            cancelled,
+            late: _,
+        } = self.counts();
         let parts: Vec<String> = [
             (completed, "completed"),
             (cancelled, "cancelled"),
@@ -326,7 +382,10 @@ impl ShutdownReport {
         match (spawned, self.unread_failures()) {
             (0, _) => "no tasks".to_owned(),
             (_, 0) => format!("{spawned} {noun}: {}", parts.join(", ")),
-            (_, unread) => format!("{spawned} {noun}: {}; {unread} failed and nobody read it", parts.join(", ")),
+            (_, unread) => format!(
+                "{spawned} {noun}: {}; {unread} failed and nobody read it",
+                parts.join(", ")
+            ),
         }
     }
 }

@@ -28,7 +28,11 @@ const LAST_PATIENCE: Duration = Duration::from_millis(500);
 /// thread cannot be created: signals would then be swallowed for ever, so giving up is the last resort.
 const TRIES: u32 = 6;
 
-static HUB: Hub = Hub { presses: AtomicUsize::new(0), subscribers: Mutex::new(Vec::new()), installed: Mutex::new(false) };
+static HUB: Hub = Hub {
+    presses: AtomicUsize::new(0),
+    subscribers: Mutex::new(Vec::new()),
+    installed: Mutex::new(false),
+};
 
 struct Hub {
     /// Signals so far, in the life of the process: a manager made after the first starts with a request to stop.
@@ -68,7 +72,9 @@ impl Hub {
             if ignored_hangup {
                 log::say(
                     Level::Warn,
-                    format_args!("SIGHUP was ignored (nohup?); from now on a hang-up is a request to stop"),
+                    format_args!(
+                        "SIGHUP was ignored (nohup?); from now on a hang-up is a request to stop"
+                    ),
                 );
             }
         }
@@ -100,7 +106,9 @@ fn install_handler() -> Result<(), SignalError> {
         };
         match ctrlc::set_handler(handler) {
             Ok(()) => break,
-            Err(ctrlc::Error::System(error)) if attempt == TRIES => return Err(SignalError::Os(error)),
+            Err(ctrlc::Error::System(error)) if attempt == TRIES => {
+                return Err(SignalError::Os(error));
+            }
             Err(ctrlc::Error::System(_)) => sync::sleep(Duration::from_millis(10 << attempt)),
             Err(_) => return Err(SignalError::Taken),
         }
@@ -127,7 +135,8 @@ fn hangup_is_ignored() -> bool {
 
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Why signals cannot be handled.
@@ -167,7 +176,9 @@ mod tests {
 
     #[test]
     fn an_ignored_hangup_is_read_from_the_status_of_the_process() {
-        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000000001\nSigCgt:\t0\n"));
+        assert!(ignores_hangup(
+            "Name:\tx\nSigIgn:\t0000000000000001\nSigCgt:\t0\n"
+        ));
         assert!(ignores_hangup("SigIgn:\t0000000000001007\n"));
         assert!(!ignores_hangup("SigIgn:\t0000000000001002\n"));
         assert!(!ignores_hangup(""));

@@ -89,7 +89,9 @@ fn one_line(error: &dyn Error) -> String {
 
 /// `text` with a blank in the place of each control character.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -103,7 +105,10 @@ mod tests {
     #[test]
     fn a_chain_of_errors_is_one_line_without_repetitions() {
         let inner = std::io::Error::other("disk\non fire");
-        assert_eq!(chain(&Outer(std::io::Error::other(inner))), "cannot read the list: disk on fire");
+        assert_eq!(
+            chain(&Outer(std::io::Error::other(inner))),
+            "cannot read the list: disk on fire"
+        );
     }
 
     #[test]

@@ -35,7 +35,11 @@ pub struct Place {
 
 impl From<&Location<'_>> for Place {
     fn from(location: &Location<'_>) -> Self {
-        Self { file: location.file().into(), line: location.line(), column: location.column() }
+        Self {
+            file: location.file().into(),
+            line: location.line(),
+            column: location.column(),
+        }
     }
 }
 
@@ -54,7 +58,13 @@ impl Panic {
     ) -> Self {
         let message = unwind::message(&*payload).map(str::to_owned);
         let payload = Mutex::new(Some(payload));
-        Self(Arc::new(Inner { task: Arc::clone(task), message, place, last_checkpoint, payload }))
+        Self(Arc::new(Inner {
+            task: Arc::clone(task),
+            message,
+            place,
+            last_checkpoint,
+            payload,
+        }))
     }
 
     /// The name of the task that panicked.

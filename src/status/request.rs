@@ -31,28 +31,38 @@ pub(crate) struct Demand {
 
 impl ShutdownRequest {
     pub(crate) fn new(grace: Duration) -> Self {
-        Self { grace, raised: Latch::new(), bell: Bell::new(), demand: Mutex::new(None) }
+        Self {
+            grace,
+            raised: Latch::new(),
+            bell: Bell::new(),
+            demand: Mutex::new(None),
+        }
     }
 
     /// Asks for the shutdown, within the grace if no deadline is given; `true` for the request that was the first.
     pub(crate) fn raise(&self, cause: Cause, deadline: Option<Deadline>) -> bool {
-        let mut demand = self.demand.lock();
-        let (first, refused) = match &mut *demand {
-            Some(earlier) => {
-                earlier.deadline = earlier.deadline.earlier(deadline.unwrap_or(Deadline::NEVER));
-                (false, Some(cause))
-            }
-            None => {
-                let deadline = deadline.unwrap_or_else(|| Deadline::after(self.grace));
-                *demand = Some(Demand { cause, since: time::now(), deadline, hurried_at: None });
-                (true, None)
-            }
-        };
-        drop(demand);
-        drop(refused);
+        let first = self.note(cause, deadline);
         self.raised.open();
         self.bell.ring();
         first
+    }
+
+    fn note(&self, cause: Cause, deadline: Option<Deadline>) -> bool {
+        let mut demand = self.demand.lock();
+        if let Some(earlier) = &mut *demand {
+            earlier.deadline = earlier
+                .deadline
+                .earlier(deadline.unwrap_or(Deadline::NEVER));
+            return false;
+        }
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.grace));
+        *demand = Some(Demand {
+            cause,
+            since: time::now(),
+            deadline,
+            hurried_at: None,
+        });
+        true
     }
 
     /// Skips what is left of the grace, if the shutdown was requested already; else requests it.
@@ -86,8 +96,10 @@ mod tests {
     #[test]
     fn the_first_cause_wins_and_later_deadlines_only_shorten() {
         let request = ShutdownRequest::new(Duration::from_secs(5));
-        let (soon, later) =
-            (Deadline::after(Duration::from_secs(1)), Deadline::after(Duration::from_secs(9)));
+        let (soon, later) = (
+            Deadline::after(Duration::from_secs(1)),
+            Deadline::after(Duration::from_secs(9)),
+        );
         assert!(request.raise(Cause::from_outside(CauseKind::Signal), None));
         assert!(!request.raise(Cause::request(), Some(soon)));
         assert!(!request.raise(Cause::request(), Some(later)));

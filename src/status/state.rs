@@ -46,7 +46,11 @@ impl Phase {
     /// The body is over.
     pub(crate) fn end(&mut self) -> End {
         debug_assert_ne!(*self, Self::Ended, "a task ends once");
-        let end = if *self == Self::Abandoned { End::Late } else { End::InTime };
+        let end = if *self == Self::Abandoned {
+            End::Late
+        } else {
+            End::InTime
+        };
         *self = Self::Ended;
         end
     }

@@ -46,7 +46,10 @@ pub struct TaskContext {
 
 impl TaskContext {
     pub(crate) fn new(record: &Arc<Record>, group: &Group) -> Self {
-        Self { record: Arc::clone(record), group: group.clone() }
+        Self {
+            record: Arc::clone(record),
+            group: group.clone(),
+        }
     }
 
     /// Looks whether the task was asked to stop, and leaves a sign of life. Costs about a nanosecond: put it into every
@@ -224,7 +227,11 @@ impl TaskContext {
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
     #[track_caller]
-    pub fn recv_timeout<T>(&self, receiver: &Receiver<T>, timeout: Duration) -> Result<T, RecvError> {
+    pub fn recv_timeout<T>(
+        &self,
+        receiver: &Receiver<T>,
+        timeout: Duration,
+    ) -> Result<T, RecvError> {
         self.recv_by(receiver, Deadline::after(timeout), Location::caller())
     }
 
@@ -233,7 +240,11 @@ impl TaskContext {
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
     #[track_caller]
-    pub fn recv_deadline<T>(&self, receiver: &Receiver<T>, deadline: Instant) -> Result<T, RecvError> {
+    pub fn recv_deadline<T>(
+        &self,
+        receiver: &Receiver<T>,
+        deadline: Instant,
+    ) -> Result<T, RecvError> {
         self.recv_by(receiver, Deadline::at(deadline), Location::caller())
     }
 
@@ -251,7 +262,12 @@ impl TaskContext {
     /// # Errors
     /// As [`send`](Self::send), and when the time is over.
     #[track_caller]
-    pub fn send_timeout<T>(&self, sender: &Sender<T>, value: T, timeout: Duration) -> Result<(), SendError<T>> {
+    pub fn send_timeout<T>(
+        &self,
+        sender: &Sender<T>,
+        value: T,
+        timeout: Duration,
+    ) -> Result<(), SendError<T>> {
         self.send_by(sender, value, Deadline::after(timeout), Location::caller())
     }
 
@@ -260,7 +276,12 @@ impl TaskContext {
     /// # Errors
     /// As [`send`](Self::send), and when the time is over.
     #[track_caller]
-    pub fn send_deadline<T>(&self, sender: &Sender<T>, value: T, deadline: Instant) -> Result<(), SendError<T>> {
+    pub fn send_deadline<T>(
+        &self,
+        sender: &Sender<T>,
+        value: T,
+        deadline: Instant,
+    ) -> Result<(), SendError<T>> {
         self.send_by(sender, value, Deadline::at(deadline), Location::caller())
     }
 
@@ -292,7 +313,9 @@ impl TaskContext {
         match self.record.token.try_send(sender, value) {
             Err(unsent) if unsent.is_timeout() => {
                 let _waiting = self.record.pulse.waits_for(Wait::Send);
-                self.record.token.send_blocking(sender, unsent.into_inner(), deadline)
+                self.record
+                    .token
+                    .send_blocking(sender, unsent.into_inner(), deadline)
             }
             ready => ready,
         }
@@ -306,6 +329,9 @@ impl TaskContext {
 
 impl fmt::Debug for TaskContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskContext").field("id", &self.record.id).field("name", &self.record.path).finish_non_exhaustive()
+        f.debug_struct("TaskContext")
+            .field("id", &self.record.id)
+            .field("name", &self.record.path)
+            .finish_non_exhaustive()
     }
 }

@@ -24,7 +24,10 @@ pub(crate) enum What {
 
 impl Errand {
     pub(crate) fn new(what: What, run: impl FnOnce() + Send + 'static) -> Self {
-        Self { what, run: Box::new(run) }
+        Self {
+            what,
+            run: Box::new(run),
+        }
     }
 }
 

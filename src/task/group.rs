@@ -46,7 +46,12 @@ impl Group {
     /// The group of a manager's own tasks.
     pub(crate) fn root(registry: &Arc<Registry>) -> Self {
         let token = registry.root_token();
-        Self(Arc::new(Inner { id: ROOT, path: Arc::from(""), token, registry: Arc::clone(registry) }))
+        Self(Arc::new(Inner {
+            id: ROOT,
+            path: Arc::from(""),
+            token,
+            registry: Arc::clone(registry),
+        }))
     }
 
     /// Makes a group in this group.
@@ -57,7 +62,12 @@ impl Group {
         let path: Arc<str> = spec::path(self.name(), name).into();
         let token = self.0.token.child_token();
         let id = self.0.registry.create_group(self.0.id, &token);
-        Self(Arc::new(Inner { id, path, token, registry: Arc::clone(&self.0.registry) }))
+        Self(Arc::new(Inner {
+            id,
+            path,
+            token,
+            registry: Arc::clone(&self.0.registry),
+        }))
     }
 
     /// The name with those of the groups around it: `ingest/readers`. Empty for a manager's root group.
@@ -75,6 +85,7 @@ impl Group {
     /// Cancels the tasks of this group and of those in it, and takes no new ones; `true` for the call that did it.
     ///
     /// Returns without waiting for them: join their handles, or let the shutdown do it.
+    #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
         self.stop(Cause::request())
@@ -123,6 +134,8 @@ impl Drop for Inner {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("name", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("name", &self.0.path)
+            .finish_non_exhaustive()
     }
 }

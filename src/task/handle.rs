@@ -87,12 +87,14 @@ impl<T> TaskHandle<T> {
     /// Asks the task to stop; `true` for the call that did it. Harmless twice, too late, and from the task itself.
     ///
     /// Returns at once: whether the task heard it is known when it is joined.
+    #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
         self.record.token.cancel()
     }
 
     /// Like [`cancel`](Self::cancel), with a cause of the caller's making.
+    #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     pub fn cancel_with(&self, cause: Cause) -> bool {
         self.record.token.cancel_with(cause)
     }
@@ -159,14 +161,20 @@ impl<T> TaskHandle<T> {
     }
 
     /// A wait inside a task is put on that task's books: a straggler that waits for a straggler is told apart.
-    fn join_by(&self, deadline: Deadline, place: &'static Location<'static>) -> Result<T, JoinError> {
+    fn join_by(
+        &self,
+        deadline: Deadline,
+        place: &'static Location<'static>,
+    ) -> Result<T, JoinError> {
         if self.record.ledger().is_forked() {
             return Err(JoinError::Forked { task: self.task() });
         }
         let me = record::current();
         let _waiting = match &me {
             None => None,
-            Some(me) if Arc::ptr_eq(me, &self.record) => return Err(JoinError::WouldDeadlock { task: self.task() }),
+            Some(me) if Arc::ptr_eq(me, &self.record) => {
+                return Err(JoinError::WouldDeadlock { task: self.task() });
+            }
             Some(me) => {
                 me.pulse.beat(place);
                 Some(me.pulse.waits_for_task(self.record.id.0))
@@ -184,9 +192,10 @@ impl<T> TaskHandle<T> {
             Some(Outcome::Failed(error)) => Err(JoinError::Failed { task, error }),
             Some(Outcome::Panicked(panic)) => Err(JoinError::Panicked(panic)),
             Some(Outcome::Abandoned) => Err(JoinError::Abandoned { task }),
-            Some(Outcome::Cancelled(_)) => {
-                Err(JoinError::Cancelled { task, cancelled: Cancelled::of(self.record.token.node()) })
-            }
+            Some(Outcome::Cancelled(_)) => Err(JoinError::Cancelled {
+                task,
+                cancelled: Cancelled::of(self.record.token.node()),
+            }),
         }
     }
 
@@ -212,9 +221,15 @@ impl TaskContext {
             return Err(JoinError::WouldDeadlock { task: other.task() });
         }
         let _waiting = record.pulse.waits_for_task(other.record.id.0);
-        latch::wait_any(&[record.token.node().latch(), other.record.settled()], Deadline::NEVER);
+        latch::wait_any(
+            &[record.token.node().latch(), other.record.settled()],
+            Deadline::NEVER,
+        );
         if let Err(cancelled) = record.token.checkpoint() {
-            return Err(JoinError::Interrupted { task: other.task(), cancelled });
+            return Err(JoinError::Interrupted {
+                task: other.task(),
+                cancelled,
+            });
         }
         other.take_result()
     }
@@ -222,7 +237,10 @@ impl TaskContext {
 
 impl<T> fmt::Debug for TaskHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskHandle").field("id", &self.record.id).field("name", &self.record.path).finish_non_exhaustive()
+        f.debug_struct("TaskHandle")
+            .field("id", &self.record.id)
+            .field("name", &self.record.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -305,11 +323,19 @@ impl fmt::Display for JoinError {
             Self::Failed { .. } => write!(f, "task `{task}` failed"),
             Self::Panicked(panic) => write!(f, "task `{task}` {panic}"),
             Self::Cancelled { .. } => write!(f, "task `{task}` was cancelled"),
-            Self::Abandoned { .. } => write!(f, "task `{task}` did not stop and was abandoned by the shutdown"),
-            Self::AlreadyTaken { .. } => write!(f, "the value of task `{task}` was taken by an earlier join"),
+            Self::Abandoned { .. } => write!(
+                f,
+                "task `{task}` did not stop and was abandoned by the shutdown"
+            ),
+            Self::AlreadyTaken { .. } => {
+                write!(f, "the value of task `{task}` was taken by an earlier join")
+            }
             Self::WouldDeadlock { .. } => write!(f, "task `{task}` cannot join itself"),
             Self::StillRunning { .. } => write!(f, "task `{task}` is still running"),
-            Self::Forked { .. } => write!(f, "task `{task}` runs in the process this one was forked from"),
+            Self::Forked { .. } => write!(
+                f,
+                "task `{task}` runs in the process this one was forked from"
+            ),
             Self::Interrupted { .. } => write!(f, "waiting for task `{task}` was cancelled"),
         }
     }
@@ -320,7 +346,9 @@ impl Error for JoinError {
         match self {
             Self::Failed { error, .. } => Some(&**error),
             Self::Panicked(panic) => Some(panic),
-            Self::Cancelled { cancelled, .. } | Self::Interrupted { cancelled, .. } => Some(cancelled),
+            Self::Cancelled { cancelled, .. } | Self::Interrupted { cancelled, .. } => {
+                Some(cancelled)
+            }
             Self::Abandoned { .. }
             | Self::AlreadyTaken { .. }
             | Self::WouldDeadlock { .. }

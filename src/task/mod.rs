@@ -1,4 +1,4 @@
-//! One task and its group, from before its thread starts until its thread is gone.
+//! One task and its group, from before its thread until after it.
 
 pub(crate) mod spec;
 

@@ -21,9 +21,15 @@ pub enum PanicHook {
     Leave,
 }
 
+enum Watch {
+    NotOurs,
+    Quiet,
+    Panicked(Option<Place>),
+}
+
 thread_local! {
-    /// The place of the last panic of this thread; outer `None` on threads that are not ours.
-    static LAST: RefCell<Option<Option<Place>>> = const { RefCell::new(None) };
+    /// What the hook leaves behind on this thread.
+    static LAST: RefCell<Watch> = const { RefCell::new(Watch::NotOurs) };
 }
 
 /// Chains our hook into the process, once.
@@ -40,21 +46,24 @@ pub(crate) fn install_hook() {
 
 /// Makes the calling thread one of ours.
 pub(crate) fn watch_this_thread() {
-    let before = LAST.try_with(|last| last.replace(Some(None)));
+    let before = LAST.try_with(|last| last.replace(Watch::Quiet));
     drop(before);
 }
 
 /// The place of the panic that was just caught on this thread.
 pub(crate) fn take_place() -> Option<Place> {
-    LAST.try_with(|last| last.borrow_mut().as_mut().and_then(Option::take)).ok().flatten()
+    match LAST.try_with(|last| last.replace(Watch::Quiet)) {
+        Ok(Watch::Panicked(place)) => place,
+        _ => None,
+    }
 }
 
 fn note(place: Option<Place>) {
-    let _ = LAST.try_with(|last| {
-        if let Ok(mut last) = last.try_borrow_mut() {
-            if let Some(last) = last.as_mut() {
-                *last = place;
-            }
+    let noted = LAST.try_with(|last| match last.try_borrow_mut() {
+        Ok(mut last) if !matches!(*last, Watch::NotOurs) => {
+            std::mem::replace(&mut *last, Watch::Panicked(place))
         }
+        _ => Watch::NotOurs,
     });
+    drop(noted);
 }

@@ -1,4 +1,6 @@
-//! The record of one task: from before its thread starts until its outcome is history.
+//! The record of one task, from its registration to the history.
+//!
+//! Invariants:
 //!
 //! 1. `life` holds everything that changes; its phase moves along the table of `status/state.rs` and nowhere else.
 //! 2. The outcome is written in the step that ends the phase, once; abandonment writes one too, which the end of the
@@ -58,7 +60,10 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { unread: AtomicUsize::new(0), pid: process::id() })
+        Arc::new(Self {
+            unread: AtomicUsize::new(0),
+            pid: process::id(),
+        })
     }
 
     /// Relaxed: a count, read when everything it counts is over.
@@ -96,9 +101,22 @@ pub(crate) struct Birth {
 
 impl Record {
     pub(crate) fn new(id: TaskId, birth: Birth, ledger: &Arc<Ledger>) -> Self {
-        let Birth { path, group, token, grace, on_failure, spawned_at } = birth;
-        let life =
-            Life { phase: Phase::Registered, outcome: None, ended_at: None, tid: None, thread: None, gone: false };
+        let Birth {
+            path,
+            group,
+            token,
+            grace,
+            on_failure,
+            spawned_at,
+        } = birth;
+        let life = Life {
+            phase: Phase::Registered,
+            outcome: None,
+            ended_at: None,
+            tid: None,
+            thread: None,
+            gone: false,
+        };
         Self {
             id,
             path,
@@ -169,7 +187,9 @@ impl Record {
     /// The outcome for somebody who asks: a failure counts as read from now on.
     pub(crate) fn read_outcome(&self) -> Option<Outcome> {
         let outcome = self.outcome();
-        if outcome.as_ref().is_some_and(Outcome::is_failure) && self.unread.swap(false, Ordering::Relaxed) {
+        if outcome.as_ref().is_some_and(Outcome::is_failure)
+            && self.unread.swap(false, Ordering::Relaxed)
+        {
             self.ledger.unread.fetch_sub(1, Ordering::Relaxed);
         }
         outcome
@@ -258,7 +278,10 @@ thread_local! {
 
 /// The task that runs on the calling thread.
 pub(crate) fn current() -> Option<Arc<Record>> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    CURRENT
+        .try_with(|current| current.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 /// Says which task runs on the calling thread.

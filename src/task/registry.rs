@@ -1,4 +1,6 @@
-//! The books of one manager: every task and group, from before the first to after the last.
+//! The books of one manager: every task and every group.
+//!
+//! Invariants:
 //!
 //! 1. A task is in `live` from before its thread exists until its outcome is written; then in `exiting` until its
 //!    thread was really joined; then in the bounded history.
@@ -152,7 +154,7 @@ impl Registry {
         books.counts.spawned -= 1;
         let gone = books.leave(record);
         drop(books);
-        self.announce(gone);
+        self.announce(&gone);
     }
 
     /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
@@ -163,7 +165,7 @@ impl Registry {
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
-        self.announce(gone);
+        self.announce(&gone);
     }
 
     /// The thread of a task is about to be no more: sends the courier to join it.
@@ -182,11 +184,14 @@ impl Registry {
 
     fn send_to_join(self: &Arc<Self>, record: &Arc<Record>, thread: JoinHandle<()>) {
         let (registry, record) = (Arc::clone(self), Arc::clone(record));
-        self.send(Errand::new(What::Join(Arc::clone(&record.path)), move || {
-            // Our closure for std returns `()` and catches everything: there is no result to look at.
-            unwind::discard(thread.join());
-            registry.joined(&record);
-        }));
+        self.send(Errand::new(
+            What::Join(Arc::clone(&record.path)),
+            move || {
+                // Our closure for std returns `()` and catches everything: there is no result to look at.
+                unwind::discard(thread.join());
+                registry.joined(&record);
+            },
+        ));
     }
 
     fn joined(&self, record: &Record) {
@@ -205,7 +210,7 @@ impl Registry {
         drop(self.courier.send(errand));
     }
 
-    fn announce(&self, gone: Gone) {
+    fn announce(&self, gone: &Gone) {
         gone.idlers.iter().for_each(|idler| {
             idler.open();
         });
@@ -227,15 +232,24 @@ impl Registry {
     /// Everything the books still hold, in order of creation.
     pub(crate) fn everything(&self) -> Vec<Arc<Record>> {
         let books = self.books.lock();
-        let all = books.live.values().chain(books.exiting.values()).chain(&books.history).chain(&books.failures);
-        let by_id: BTreeMap<TaskId, Arc<Record>> = all.map(|record| (record.id, Arc::clone(record))).collect();
+        let all = books
+            .live
+            .values()
+            .chain(books.exiting.values())
+            .chain(&books.history)
+            .chain(&books.failures);
+        let by_id: BTreeMap<TaskId, Arc<Record>> =
+            all.map(|record| (record.id, Arc::clone(record))).collect();
         drop(books);
         by_id.into_values().collect()
     }
 
     pub(crate) fn counts(&self) -> TaskCounts {
         let books = self.books.lock();
-        TaskCounts { live: books.live.len() as u64, ..books.counts }
+        TaskCounts {
+            live: books.live.len() as u64,
+            ..books.counts
+        }
     }
 
     /// A latch that opens when no task is live; open already if none is.
@@ -255,7 +269,12 @@ impl Registry {
     pub(crate) fn find(&self, id: TaskId) -> Option<Arc<Record>> {
         let books = self.books.lock();
         let ended = || books.history.iter().find(|record| record.id == id);
-        books.live.get(&id).or_else(|| books.exiting.get(&id)).or_else(ended).map(Arc::clone)
+        books
+            .live
+            .get(&id)
+            .or_else(|| books.exiting.get(&id))
+            .or_else(ended)
+            .map(Arc::clone)
     }
 
     // ---- groups ----
@@ -280,7 +299,12 @@ impl Registry {
     }
 
     pub(crate) fn root_token(&self) -> CancellationToken {
-        self.books.lock().groups.get(&ROOT).map(|root| root.token.clone()).unwrap_or_default()
+        self.books
+            .lock()
+            .groups
+            .get(&ROOT)
+            .map(|root| root.token.clone())
+            .unwrap_or_default()
     }
 
     /// Nobody holds the group any more (4).
@@ -332,12 +356,20 @@ impl Registry {
     /// How many groups with live tasks the drain has yet to ask.
     pub(crate) fn groups_to_ask(&self) -> usize {
         let books = self.books.lock();
-        books.groups.values().filter(|entry| entry.asked.is_none() && !entry.tasks.is_empty()).count()
+        books
+            .groups
+            .values()
+            .filter(|entry| entry.asked.is_none() && !entry.tasks.is_empty())
+            .count()
     }
 
     /// How many tasks of a group have not ended.
     pub(crate) fn live_in(&self, id: GroupId) -> usize {
-        self.books.lock().groups.get(&id).map_or(0, |entry| entry.tasks.len())
+        self.books
+            .lock()
+            .groups
+            .get(&id)
+            .map_or(0, |entry| entry.tasks.len())
     }
 
     /// Whether every task has ended and every thread was joined.
@@ -430,7 +462,11 @@ impl Books {
             self.exiting.insert(record.id, Arc::clone(record));
         }
         self.history.push_back(Arc::clone(record));
-        if self.history.len() > self.history_limit { self.history.pop_front() } else { None }
+        if self.history.len() > self.history_limit {
+            self.history.pop_front()
+        } else {
+            None
+        }
     }
 
     fn ask(&mut self, id: GroupId, now: Instant) -> Option<StopOrder> {
@@ -442,8 +478,18 @@ impl Books {
         entry.refusing = true;
         entry.asked = Some(now);
         let (token, grace) = (entry.token.clone(), entry.grace);
-        let tasks = entry.tasks.iter().filter_map(|task| self.live.get(task)).map(Arc::clone).collect();
-        Some(StopOrder { group: id, token, grace, tasks })
+        let tasks = entry
+            .tasks
+            .iter()
+            .filter_map(|task| self.live.get(task))
+            .map(Arc::clone)
+            .collect();
+        Some(StopOrder {
+            group: id,
+            token,
+            grace,
+            tasks,
+        })
     }
 
     /// Takes out a group that nobody can spawn into and nothing is left of, and then those above it (4).
@@ -454,7 +500,9 @@ impl Books {
             if !self.groups.get(&id).is_some_and(Entry::is_over) {
                 break;
             }
-            let Some(entry) = self.groups.remove(&id) else { break };
+            let Some(entry) = self.groups.remove(&id) else {
+                break;
+            };
             next = entry.parent;
             if let Some(above) = entry.parent.and_then(|parent| self.groups.get_mut(&parent)) {
                 above.children.remove(&id);

@@ -154,7 +154,12 @@ impl TaskBuilder {
         };
         let value = Slot::new();
         let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&value));
-        let job = Job { record, group: self.group.clone(), body, value };
+        let job = Job {
+            record,
+            group: self.group.clone(),
+            body,
+            value,
+        };
         if handle.token().is_cancelled() {
             job.skip();
             return Ok(handle);
@@ -200,7 +205,10 @@ fn start_thread<T: Send + 'static>(
 ) -> Result<sync::JoinHandle<()>, (io::Error, Job<T>)> {
     // std rounds the size up to whole pages and asserts that the system takes it.
     if stack_size.is_some_and(|bytes| bytes > isize::MAX.unsigned_abs() / 2) {
-        let error = io::Error::new(io::ErrorKind::InvalidInput, "the stack size is larger than the address space");
+        let error = io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the stack size is larger than the address space",
+        );
         return Err((error, job));
     }
     let parcel = Arc::new(Mutex::new(Some(job)));
@@ -252,7 +260,11 @@ impl From<Refusal> for SpawnFailure {
 
 impl<T> SpawnError<T> {
     fn new(task: Arc<str>, failure: SpawnFailure, body: TaskBody<T>) -> Self {
-        Self { task, failure, body: Mutex::new(body) }
+        Self {
+            task,
+            failure,
+            body: Mutex::new(body),
+        }
     }
 
     /// The name of the task that was not started.
@@ -276,7 +288,10 @@ impl<T> SpawnError<T> {
 
 impl<T> fmt::Debug for SpawnError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpawnError").field("task", &self.task).field("failure", &self.failure).finish_non_exhaustive()
+        f.debug_struct("SpawnError")
+            .field("task", &self.task)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
     }
 }
 
@@ -290,7 +305,9 @@ impl<T> fmt::Display for SpawnError<T> {
                 "there are {limit} live tasks already, the limit; raise `ManagerBuilder::max_tasks` or wait for some"
             ),
             SpawnFailure::Os(error) => write!(f, "the system gave no thread: {error}"),
-            SpawnFailure::Forked => f.write_str("this process is a fork of the one that owns the manager"),
+            SpawnFailure::Forked => {
+                f.write_str("this process is a fork of the one that owns the manager")
+            }
         }
     }
 }

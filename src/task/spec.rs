@@ -1,4 +1,4 @@
-//! Names of tasks, as given, as printed, and as the kernel takes them.
+//! Names of tasks: as given, as printed, as the kernel takes them.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,11 @@ pub(crate) fn path(group: &str, name: &str) -> String {
         name if name.contains(is_unprintable) => name.replace(is_unprintable, "_").into(),
         name => name.into(),
     };
-    if group.is_empty() { name.into_owned() } else { format!("{group}/{name}") }
+    if group.is_empty() {
+        name.into_owned()
+    } else {
+        format!("{group}/{name}")
+    }
 }
 
 /// The name of the operating system's thread: at most 15 bytes, of which the distinguishing end survives.
@@ -28,7 +32,8 @@ pub(crate) fn thread_name(path: &str) -> String {
 }
 
 fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[derive(Clone, Copy)]
@@ -45,7 +50,9 @@ fn shorten(text: &str, bytes: usize, keep: Keep) -> &str {
     let whole = |&index: &usize| text.is_char_boundary(index);
     match keep {
         Keep::Start => (0..=bytes).rev().find(whole).map_or("", |end| &text[..end]),
-        Keep::End => (text.len() - bytes..=text.len()).find(whole).map_or("", |start| &text[start..]),
+        Keep::End => (text.len() - bytes..=text.len())
+            .find(whole)
+            .map_or("", |start| &text[start..]),
     }
 }
 
@@ -58,7 +65,10 @@ mod tests {
         assert_eq!(path("", "walk"), "walk");
         assert_eq!(path("ingest", "reader"), "ingest/reader");
         assert_eq!(path("", ""), "unnamed");
-        assert_eq!(path("", "a\nERROR b\0\u{1b}[31m\u{202e}"), "a_ERROR b__[31m_");
+        assert_eq!(
+            path("", "a\nERROR b\0\u{1b}[31m\u{202e}"),
+            "a_ERROR b__[31m_"
+        );
         assert_eq!(path("", &"é".repeat(100_000)).len(), LONGEST);
     }
 

@@ -41,7 +41,12 @@ pub(crate) struct Job<T> {
 impl<T> Job<T> {
     /// The whole life of the thread.
     pub(crate) fn run(self) {
-        let Self { record, group, body, value } = self;
+        let Self {
+            record,
+            group,
+            body,
+            value,
+        } = self;
         promise_farewell(&record, &group);
         panic::watch_this_thread();
         cause::act_as(Some(Arc::clone(&record.path)));
@@ -50,7 +55,7 @@ impl<T> Job<T> {
 
         let outcome = perform(&record, &group, body, &value);
         drop(value);
-        conclude(&record, &group, outcome, Thread::ToBeJoined);
+        conclude(&record, &group, &outcome, Thread::ToBeJoined);
 
         record::set_current(None);
         cause::act_as(None);
@@ -58,9 +63,14 @@ impl<T> Job<T> {
 
     /// Ends a task that was cancelled before it could begin: its body is dropped, no thread is started.
     pub(crate) fn skip(self) {
-        let Self { record, group, body, value } = self;
+        let Self {
+            record,
+            group,
+            body,
+            value,
+        } = self;
         let outcome = perform(&record, &group, body, &value);
-        conclude(&record, &group, outcome, Thread::NeverStarted);
+        conclude(&record, &group, &outcome, Thread::NeverStarted);
     }
 }
 
@@ -84,11 +94,16 @@ fn perform<T>(record: &Arc<Record>, group: &Group, body: TaskBody<T>, value: &Sl
         }
     });
     result.unwrap_or_else(|payload| {
-        Outcome::Panicked(Panic::new(&record.path, payload, panic::take_place(), record.pulse.place()))
+        Outcome::Panicked(Panic::new(
+            &record.path,
+            payload,
+            panic::take_place(),
+            record.pulse.place(),
+        ))
     })
 }
 
-fn conclude(record: &Arc<Record>, group: &Group, outcome: Outcome, thread: Thread) {
+fn conclude(record: &Arc<Record>, group: &Group, outcome: &Outcome, thread: Thread) {
     let failed = outcome.is_failure();
     group.registry().end(record, outcome.clone(), thread);
     if failed {
@@ -111,7 +126,10 @@ struct Farewell {
 
 /// Must be the first use of a thread-local with a destructor on its thread: std destroys them in reverse order.
 fn promise_farewell(record: &Arc<Record>, group: &Group) {
-    let farewell = Farewell { registry: Arc::clone(group.registry()), record: Arc::clone(record) };
+    let farewell = Farewell {
+        registry: Arc::clone(group.registry()),
+        record: Arc::clone(record),
+    };
     FAREWELL.with_borrow_mut(|place| *place = Some(farewell));
 }
 

@@ -92,10 +92,7 @@ fn count(ctx: &TaskContext, progress: &Progress, results: &Sender<(u64, u64)>) -
 }
 
 fn is_prime(n: u64) -> bool {
-    n >= 2
-        && (2..)
-            .take_while(|d| d * d <= n)
-            .all(|d| !n.is_multiple_of(d))
+    n >= 2 && (2..=n).take_while(|d| d * d <= n).all(|d| n % d != 0)
 }
 
 /// Keeps the results in a file that gets its name only when it is complete.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::program::{Exit, Program, Stream, path_of};
 
 /// The first words of the report: they must stand in the output exactly once.
-const REPORT: &str = "shutdown";
+const REPORT: &str = "taskmuster: stopped by";
 const READY: &str = "ready:";
 const DEAF: &str = "listens to nobody";
 

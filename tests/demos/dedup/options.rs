@@ -56,7 +56,7 @@ pub(crate) enum EmptyFiles {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("unknown option {}", .0.display())]
+#[error("unknown option {}", .0.to_string_lossy())]
 pub(crate) struct UnknownOption(OsString);
 
 pub(crate) fn parse(
