@@ -1,4 +1,4 @@
-//! The end of all tasks: who asks, who waits, what is said afterwards.
+//! The end of all tasks: who asks, who waits, what is said at last.
 
 pub(crate) mod courier;
 
