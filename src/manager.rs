@@ -440,6 +440,18 @@ impl ShutdownRequester {
     }
 }
 
+impl ShutdownRequester {
+    /// Skips what is left of the grace, as the second Ctrl-C does: everybody is asked at once and has 200 ms to answer.
+    ///
+    /// Requests the shutdown as well, if nobody did.
+    #[track_caller]
+    pub fn hurry(&self) {
+        self.0
+            .request
+            .hurry(Cause::here(CauseKind::Shutdown).with_note("in a hurry"));
+    }
+}
+
 impl fmt::Debug for ShutdownRequester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShutdownRequester").finish_non_exhaustive()

@@ -11,10 +11,9 @@ pub(crate) use crossbeam_channel::{
     Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select_biased, unbounded,
 };
 
-#[cfg(feature = "signals")]
-pub(crate) use primitives::sleep;
 pub(crate) use primitives::{
-    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, MutexGuard, Ordering, Parker, start_thread,
+    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, MutexGuard, Ordering, Parker, sleep,
+    start_thread,
 };
 
 #[cfg(not(loom))]
@@ -133,7 +132,6 @@ mod primitives {
     }
 
     /// Puts the calling thread to sleep, deaf to everything.
-    #[cfg(feature = "signals")]
     pub(crate) fn sleep(span: crate::base::time::Duration) {
         thread::sleep(span);
     }
@@ -242,7 +240,6 @@ mod primitives {
         thread::Builder::new().name(name).spawn(body)
     }
 
-    #[cfg(feature = "signals")]
     pub(crate) fn sleep(_span: crate::base::time::Duration) {
         thread::yield_now();
     }

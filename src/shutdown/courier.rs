@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use crate::base::latch::Latch;
 use crate::base::sync::{
-    AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
+    self, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
 };
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::base::unwind;
 use crate::task::errand::{Errand, What};
 use crate::task::registry::Registry;
+
+/// How long the courier collects errands after one, so that a crowd of ending threads does not wake it one by one.
+const COLLECTS: Duration = Duration::from_millis(1);
 
 /// The couriers of one manager: the one at work and those it had to replace.
 #[derive(Debug)]
@@ -136,6 +139,9 @@ impl Shared {
             drop(done);
             if self.closing.load(Ordering::Acquire) && registry.is_empty() && errands.is_empty() {
                 break;
+            }
+            if errands.is_empty() {
+                sync::sleep(COLLECTS);
             }
         }
         self.gone.open();

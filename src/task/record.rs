@@ -13,11 +13,10 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::ops::Deref;
 use std::panic::Location;
 use std::process;
 use std::sync::Arc;
-
-use crossbeam_utils::CachePadded;
 
 use crate::base::latch::Latch;
 use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
@@ -40,11 +39,25 @@ pub(crate) struct Record {
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) created: Instant,
     /// In a cache line of its own: the only part that is written at every checkpoint.
-    pub(crate) pulse: CachePadded<Pulse>,
+    pub(crate) pulse: OwnLine,
     settled: Latch,
     life: Mutex<Life>,
     unread: AtomicBool,
     ledger: Arc<Ledger>,
+}
+
+/// A pulse in a cache line of its own. `CachePadded` would take two, and align the whole record to them.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct OwnLine(Pulse);
+
+impl Deref for OwnLine {
+    type Target = Pulse;
+
+    #[inline]
+    fn deref(&self) -> &Pulse {
+        &self.0
+    }
 }
 
 /// The number of a group, unique within its manager.
@@ -126,7 +139,7 @@ impl Record {
             on_failure,
             spawned_at,
             created: time::now(),
-            pulse: CachePadded::default(),
+            pulse: OwnLine::default(),
             settled: Latch::new(),
             life: Mutex::new(life),
             unread: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 //! Counts primes on every core until it is told to stop: press Ctrl-C.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use std::{env, process, thread};
 
-use taskmuster::crossbeam_channel::{Receiver, Sender, bounded};
 use taskmuster::{Manager, ShutdownReport, TaskContext, TaskResult};
 
 const HELP: &str = "\
@@ -29,6 +29,13 @@ struct Progress {
     found: AtomicU64,
 }
 
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, taken) = (self.found.load(Relaxed), self.taken.load(Relaxed));
+        write!(f, "{found} primes below {taken}")
+    }
+}
+
 fn main() -> ShutdownReport {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--help") {
@@ -46,22 +53,22 @@ fn start(manager: &Manager, arguments: &[String]) -> TaskResult {
         match argument.as_str() {
             "--stubborn" => stubbornly = true,
             "--join" => in_join = true,
-            unknown => return Err(format!("unknown argument {unknown}\n{HELP}").into()),
+            unknown => return Err(format!("unknown argument {unknown}; see --help").into()),
         }
     }
     manager.handle_signals()?;
 
-    // Groups stop before the tasks beside them: the saver gets everything the workers found.
+    // Groups stop before the tasks beside them: the last line saved has all the workers found.
     let progress = Arc::new(Progress::default());
-    let (results, inbox) = bounded(64);
-    manager.spawn("saver", move |ctx| save(ctx, &inbox))?;
+    let shared = Arc::clone(&progress);
+    manager.spawn("saver", move |ctx| save(ctx, &shared))?;
 
     let workers = manager.group("workers");
     let mut first = None;
     for number in 1..=thread::available_parallelism()?.get() {
-        let (progress, results) = (Arc::clone(&progress), results.clone());
-        let work = move |ctx: &TaskContext| count(ctx, &progress, &results);
-        first.get_or_insert(workers.spawn(number.to_string(), work)?);
+        let shared = Arc::clone(&progress);
+        let worker = workers.spawn(number.to_string(), move |ctx| count(ctx, &shared))?;
+        first.get_or_insert(worker);
     }
     manager.spawn("upload", upload)?;
     if stubbornly {
@@ -78,16 +85,15 @@ fn start(manager: &Manager, arguments: &[String]) -> TaskResult {
 }
 
 /// Takes block after block; once asked to stop, it does so at the very next number.
-fn count(ctx: &TaskContext, progress: &Progress, results: &Sender<(u64, u64)>) -> TaskResult {
+fn count(ctx: &TaskContext, progress: &Progress) -> TaskResult {
     loop {
         let start = progress.taken.fetch_add(BLOCK, Relaxed);
-        let mut found = 0;
         for n in start..start + BLOCK {
             ctx.checkpoint()?; // about a nanosecond
-            found += u64::from(is_prime(n));
+            if is_prime(n) {
+                progress.found.fetch_add(1, Relaxed);
+            }
         }
-        progress.found.fetch_add(found, Relaxed);
-        ctx.send(results, (start, found))?; // waits while the saver is behind, and hears the stop
     }
 }
 
@@ -95,21 +101,20 @@ fn is_prime(n: u64) -> bool {
     n >= 2 && (2..=n).take_while(|d| d * d <= n).all(|d| n % d != 0)
 }
 
-/// Keeps the results in a file that gets its name only when it is complete.
-fn save(ctx: &TaskContext, inbox: &Receiver<(u64, u64)>) -> TaskResult {
+/// Notes the progress in a file that gets its name only when it is complete, stop or no stop.
+fn save(ctx: &TaskContext, progress: &Progress) -> TaskResult {
     let finished = env::temp_dir().join("primes.txt");
     let partial = finished.with_extension(format!("{}.partial", process::id()));
-    let mut file = BufWriter::new(File::create_new(&partial)?);
+    log::info!("saving to {}", finished.display());
+    let mut file = BufWriter::new(File::create(&partial)?);
 
-    while let Ok((start, found)) = ctx.recv(inbox) {
-        writeln!(file, "{found} primes from {start} on")?;
+    while ctx.sleep(Duration::from_millis(100)).is_ok() {
+        writeln!(file, "{progress}")?;
     }
-    for (start, found) in inbox.try_iter() {
-        writeln!(file, "{found} primes from {start} on")?; // sent before the stop
-    }
+    writeln!(file, "{progress}, the end")?; // asked to stop: no `?` before the file is whole
     file.flush()?;
     fs::rename(&partial, &finished)?;
-    log::info!("saved the results in {}", finished.display());
+    log::info!("saved {progress}");
     Ok(())
 }
 
@@ -131,19 +136,15 @@ fn upload(ctx: &TaskContext) -> TaskResult {
 /// Says where the workers are, once a second.
 fn beat(ctx: &TaskContext, progress: &Progress) -> TaskResult {
     loop {
-        let (found, taken) = (progress.found.load(Relaxed), progress.taken.load(Relaxed));
-        writeln!(io::stdout(), "{found} primes found, now at {taken}")?;
+        writeln!(io::stdout(), "{progress}")?;
         ctx.sleep(Duration::from_secs(1))?;
     }
 }
 
-/// What no library can stop: a loop that never looks. It is named in the report, with its last place.
+/// What no library can stop: a loop that never looks. The report says after which line.
 fn stubborn(ctx: &TaskContext) -> TaskResult {
     ctx.checkpoint()?; // the only one
-    writeln!(
-        io::stdout(),
-        "the stubborn task listens to nobody from here on"
-    )?;
+    writeln!(io::stdout(), "stubborn: I listen to nobody any more")?;
     loop {
         std::hint::black_box(is_prime(1_000_003));
     }

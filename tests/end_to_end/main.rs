@@ -1,5 +1,8 @@
 //! The demos as a user runs them: real processes, real signals.
 
+#[cfg(unix)]
 mod dedup;
+#[cfg(unix)]
 mod program;
+#[cfg(unix)]
 mod signals;

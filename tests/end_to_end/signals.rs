@@ -10,7 +10,9 @@ use crate::program::{Exit, Program, Stream, path_of};
 /// The first words of the report: they must stand in the output exactly once.
 const REPORT: &str = "taskmuster: stopped by";
 const READY: &str = "ready:";
-const DEAF: &str = "listens to nobody";
+/// The saver has begun: a task that is asked to stop before it began never begins.
+const SAVING: &str = "saving to";
+const DEAF: &str = "I listen to nobody";
 
 #[test]
 fn ctrl_c_stops_every_task_and_exits_with_0() {
@@ -32,14 +34,22 @@ fn the_saver_gives_its_file_the_final_name_and_leaves_no_other() {
     let directory = Directory::new("saver");
     let program = Program::start(primes(&[]).env("TMPDIR", &directory.path));
     program.wait_for_line(READY);
+    program.wait_for_line(SAVING);
     program.signal("TERM");
     program.exit().assert_code(0);
     assert_eq!(directory.names(), ["primes.txt"]);
     let saved = fs::read_to_string(directory.path.join("primes.txt")).expect("it is there");
-    assert!(
-        saved.is_empty() || saved.contains(" primes from "),
-        "{saved}"
-    );
+    assert!(saved.ends_with(", the end\n"), "{saved}");
+}
+
+#[test]
+fn a_signal_while_tasks_are_still_being_started_is_a_clean_stop() {
+    for signal in ["INT", "TERM", "HUP", "INT", "TERM"] {
+        let program = Program::example("primes", &[]);
+        program.wait_for_line(SAVING); // the first task has begun; of the others some will be refused
+        program.signal(signal);
+        program.exit().assert_code(0);
+    }
 }
 
 #[test]
@@ -69,10 +79,10 @@ fn ctrl_c_while_main_sits_in_join_stops_every_task() {
 
 #[test]
 fn a_second_ctrl_c_cuts_a_long_grace_short() {
-    let program = deaf_program("60");
+    let program = deaf_program(&mut stubborn_primes("60"));
     let begin = Instant::now();
     program.signal("INT");
-    program.wait_for_line("stopp");
+    program.wait_for_line("stopping ");
     program.signal("INT");
     let exit = program.exit();
     assert!(
@@ -87,7 +97,9 @@ fn a_second_ctrl_c_cuts_a_long_grace_short() {
 
 #[test]
 fn three_signals_exit_with_130_at_once() {
-    let program = deaf_program("60");
+    let directory = Directory::new("forced"); // for the file that nobody finishes
+    let mut command = stubborn_primes("60");
+    let program = deaf_program(command.env("TMPDIR", &directory.path));
     let begin = Instant::now();
     program.signals(&["INT", "TERM", "HUP"]); // different ones: two equal ones at once arrive as one
     let exit = program.exit();
@@ -101,7 +113,7 @@ fn three_signals_exit_with_130_at_once() {
 
 #[test]
 fn a_task_that_never_looks_is_named_with_its_place_and_what_it_burned() {
-    let program = deaf_program("1");
+    let program = deaf_program(&mut stubborn_primes("1"));
     let begin = Instant::now();
     program.signal("TERM");
     let exit = program.exit();
@@ -113,7 +125,7 @@ fn a_task_that_never_looks_is_named_with_its_place_and_what_it_burned() {
     exit.assert_code(2);
     assert_complete(&exit);
     exit.assert_says(&format!("primes.rs:{}", line_of_the_only_checkpoint()));
-    exit.assert_says("burned");
+    exit.assert_says(" of CPU");
 }
 
 #[test]
@@ -129,10 +141,13 @@ fn under_nohup_a_hang_up_stops_it_and_a_warning_says_so_beforehand() {
 
 #[test]
 fn without_nohup_nothing_is_said_of_a_hang_up() {
+    if hang_up_is_ignored_here() {
+        return; // and so it is in every child
+    }
     let program = Program::example("primes", &[]);
     program.wait_for_line(READY);
     program.signal("INT");
-    program.exit().assert_never_says("WARN  taskmuster");
+    program.exit().assert_never_says("SIGHUP");
 }
 
 #[test]
@@ -145,15 +160,16 @@ fn sigterm_stops_a_background_job() {
     stops_as_background_job("TERM");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_error_changes_neither_the_end_nor_the_exit_code() {
     for (arguments, rendezvous, code) in
-        [(vec![], "primes found", 0), (vec!["--stubborn"], DEAF, 2)]
+        [(vec![], "primes below", 0), (vec!["--stubborn"], DEAF, 2)]
     {
         let full = File::options()
             .write(true)
             .open("/dev/full")
-            .expect("a Unix has /dev/full");
+            .expect("Linux has it");
         let mut command = primes(&arguments);
         let program = Program::start_without(
             command.env("TASKMUSTER_GRACE", "1").stderr(full),
@@ -170,7 +186,7 @@ fn a_standard_error_nobody_reads_changes_neither_the_end_nor_the_exit_code() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let program = Program::start_without(primes(&[]).stderr(writer), &[Stream::Stderr]);
-    program.wait_for_line("primes found");
+    program.wait_for_line("primes below");
     program.signal("INT");
     program.exit().assert_code(0);
 }
@@ -182,7 +198,7 @@ fn closed_streams_change_neither_the_end_nor_the_exit_code() {
         .args(["-c", "exec \"$0\" 2>&-"])
         .arg(path_of("primes"));
     let program = Program::start_without(shell.stderr(Stdio::null()), &[Stream::Stderr]);
-    program.wait_for_line("primes found");
+    program.wait_for_line("primes below");
     program.signal("TERM");
     program.exit().assert_code(0);
 }
@@ -197,11 +213,12 @@ fn an_unknown_argument_is_named_and_exits_with_1() {
 fn stops_cleanly(signal: &str) {
     let program = Program::example("primes", &[]);
     program.wait_for_line(READY);
+    program.wait_for_line(SAVING);
     program.signal(signal);
     let exit = program.exit();
     exit.assert_code(0);
     assert_complete(&exit);
-    exit.assert_says("saved the results");
+    exit.assert_says("saved ");
 }
 
 /// A shell without job control starts its background jobs with SIGINT ignored.
@@ -225,9 +242,15 @@ fn primes(arguments: &[&str]) -> Command {
     command
 }
 
-/// `primes --stubborn`, past its only checkpoint.
-fn deaf_program(grace: &str) -> Program {
-    let program = Program::start(primes(&["--stubborn"]).env("TASKMUSTER_GRACE", grace));
+fn stubborn_primes(grace: &str) -> Command {
+    let mut command = primes(&["--stubborn"]);
+    command.env("TASKMUSTER_GRACE", grace);
+    command
+}
+
+/// Starts `primes --stubborn` and waits until it is past its only checkpoint.
+fn deaf_program(command: &mut Command) -> Program {
+    let program = Program::start(command);
     program.wait_for_line(READY);
     program.wait_for_line(DEAF);
     program
@@ -265,6 +288,13 @@ fn line_of_the_only_checkpoint() -> usize {
     let (_, number) = lines.next().expect("the marker is in the source");
     assert_eq!(lines.next(), None, "the marker stands there once");
     number
+}
+
+/// Signal 1 in `SigIgn: 0000000000000001`.
+fn hang_up_is_ignored_here() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.is_some_and(|mask| mask.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']))
 }
 
 /// A directory of its own for one test, removed at its end.
