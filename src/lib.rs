@@ -1,4 +1,66 @@
-//! Threads under one roof.
+//! Threads with an owner: stoppable, watched, accounted for.
+//!
+//! Every thread you start is owned, named, stoppable, watched, and accounted for when the program ends.
+//!
+//! A thread-based, synchronous task manager for blocking and CPU-heavy programs that want no async runtime.
+//!
+//! - [`run`] lends a [`Manager`] to the body of `main`, stops everything afterwards, and gives a [`ShutdownReport`] to
+//!   return from `main`.
+//! - [`Manager::spawn`] starts a task on a thread of its own; the task gets a [`TaskContext`] for its
+//!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
+//! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
+//! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
+//! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
+//!
+//! ```
+//! use std::time::Duration;
+//! use taskmuster::{Manager, ShutdownReport};
+//!
+//! fn main() -> ShutdownReport {
+//!     Manager::builder().grace(Duration::from_secs(10)).run(|manager| {
+//! #       #[cfg(feature = "signals")]
+//!         manager.handle_signals()?; // Ctrl-C and SIGTERM
+//!         let primes = manager.spawn("primes", |ctx| {
+//!             let mut found = 0_u32;
+//!             for n in 2..5_000_u32 {
+//!                 ctx.checkpoint()?; // about a nanosecond
+//!                 found += u32::from((2..n).take_while(|d| d * d <= n).all(|d| n % d != 0));
+//!             }
+//!             Ok(found)
+//!         })?;
+//!         assert_eq!(primes.join()?, 669);
+//!         Ok(()) // leaving the body starts the shutdown
+//!     })
+//! }
+//! ```
+//!
+//! # Not for
+//! Async code (use tokio and tokio-util), data parallelism (use rayon), a million tiny jobs (use a pool). A thread
+//! cannot be killed from outside: a task that never looks is abandoned at the deadline, and named.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::exit,
+    clippy::mem_forget,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::clone_on_ref_ptr,
+    clippy::significant_drop_in_scrutinee
+)]
+#![cfg_attr(
+    any(test, loom),
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests and models fail by panicking"
+    )
+)]
 
 mod base;
 
@@ -16,6 +78,9 @@ mod task;
 mod shutdown;
 
 mod manager;
+
+#[cfg(all(doctest, feature = "signals"))]
+mod readme;
 
 pub use cancel::cancelled::Cancelled;
 pub use cancel::cause::{Cause, CauseKind};

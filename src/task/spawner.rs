@@ -220,9 +220,12 @@ fn start_thread<T: Send + 'static>(
             job.run();
         }
     });
-    started.map_err(|error| match parcel.lock().take() {
-        Some(job) => (error, job),
-        None => unreachable!("a thread that was not created has not taken its job"),
+    started.map_err(|error| {
+        let job = parcel.lock().take();
+        match job {
+            Some(job) => (error, job),
+            None => unreachable!("a thread that was not created has not taken its job"),
+        }
     })
 }
 
