@@ -26,6 +26,8 @@ pub struct Diagnosis {
     pub waiting_for: Option<String>,
     /// The processor time it used since it was asked, and over which time that was measured, where the kernel says.
     pub cpu: Option<(Duration, Duration)>,
+    /// Whether the kernel saw it on a processor or ready for one.
+    pub running: bool,
     /// The system call it is blocked in, where the kernel says.
     pub blocked_in: Option<String>,
     /// The line that spawned it.
@@ -47,9 +49,10 @@ pub enum Stage {
 }
 
 impl Diagnosis {
-    /// Whether it spent more than half of the measured time on a processor.
+    /// Whether it computes: on a crowded machine a task that never pauses gets little of a processor.
     fn is_busy(&self) -> bool {
-        self.cpu.is_some_and(|(used, over)| used > over / 2)
+        self.cpu
+            .is_some_and(|(used, over)| used > over / 2 || (self.running && !used.is_zero()))
     }
 
     /// Whether it went on passing checkpoints until the end: it lives, but does not listen.
@@ -149,11 +152,12 @@ impl fmt::Display for Diagnosis {
         }
         f.write_str(&self.silence())?;
         match (&self.cpu, &self.blocked_in) {
-            (Some((used, _)), _) if self.is_busy() => {
+            (Some((used, over)), _) if self.is_busy() => {
                 write!(
                     f,
-                    " and burned {} of CPU: {}",
+                    " and burned {} of CPU in the last {}: {}",
                     human(*used),
+                    human(*over),
                     self.put_checkpoint()
                 )
             }
@@ -224,6 +228,7 @@ mod tests {
             checkpoints_since: 0,
             waiting_for: None,
             cpu: None,
+            running: false,
             blocked_in: None,
             spawned_at: Location::caller(),
             stage: Stage::Body,
@@ -244,7 +249,7 @@ mod tests {
         assert_eq!(
             spinning.to_string(),
             format!(
-                "`hash` has reached no checkpoint since it was asked to stop 5.00 s ago and burned 4.70 s of CPU: put \
+                "`hash` has reached no checkpoint since it was asked to stop 5.00 s ago and burned 4.70 s of CPU in the last 4.80 s: put \
                  `ctx.checkpoint()?` into the loop after {}",
                 place_of(&spinning)
             )

@@ -211,6 +211,14 @@ impl<'a> Drain<'a> {
                 .and_then(|hurried| hurried.checked_add(HURRY))
                 .map(Deadline::at);
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
+            if demand.hurried_at.is_some() && self.demand.hurried_at.is_none() {
+                self.first_look = self.first_look.earlier(Deadline::after(Duration::ZERO));
+                let limit = human(HURRY);
+                self.say(
+                    Level::Info,
+                    format!("asked to hurry: {limit} left for everybody"),
+                );
+            }
             self.demand = demand;
         }
     }
@@ -286,7 +294,11 @@ impl<'a> Drain<'a> {
 
     fn look_at_cpu(&mut self) {
         for record in self.registry.live().iter().take(DETAILED) {
-            if let Some(watched) = self.watched.get_mut(&record.id) {
+            let first = self
+                .watched
+                .get_mut(&record.id)
+                .filter(|watched| watched.cpu.is_none());
+            if let Some(watched) = first {
                 watched.cpu = record
                     .tid()
                     .and_then(kernel::look)
@@ -385,6 +397,7 @@ impl<'a> Drain<'a> {
                 .map_or(0, |watched| watched.passed.wrapping_sub(watched.base)),
             waiting_for: self.wait_of(record),
             cpu: used,
+            running: sight.as_ref().is_some_and(|sight| sight.running),
             blocked_in: sight.and_then(|sight| sight.call),
             spawned_at: record.spawned_at,
             stage: match record.status().state {
@@ -475,9 +488,13 @@ impl<'a> Drain<'a> {
     fn flush(&self, stragglers: usize) {
         if stragglers > 0 {
             let awaited = self.registry.live();
+            let noun = if stragglers == 1 { "task" } else { "tasks" };
             self.say(
                 Level::Error,
-                format!("{stragglers} did not stop in time: {}", names(&awaited)),
+                format!(
+                    "{stragglers} {noun} did not stop in time: {}",
+                    names(&awaited)
+                ),
             );
         }
         let patience = self

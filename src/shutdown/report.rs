@@ -45,6 +45,8 @@ pub struct ShutdownReport(Arc<Inner>);
 struct Inner {
     facts: Facts,
     body_error: Option<Arc<str>>,
+    /// The manager never was; the error says why.
+    stillborn: bool,
     written: Arc<AtomicBool>,
 }
 
@@ -132,7 +134,7 @@ impl TaskReport {
         let when = match (&self.outcome, self.stopped_after) {
             (Outcome::Abandoned, _) => return "did not stop".to_owned(),
             (_, Some(after)) => format!("after {}", human(after)),
-            (_, None) => "before the shutdown".to_owned(),
+            (_, None) => "before it was asked".to_owned(),
         };
         let grace = match (self.over_grace(), self.record.grace) {
             (Some(over), Some(grace)) => {
@@ -161,6 +163,7 @@ impl ShutdownReport {
         Self(Arc::new(Inner {
             facts,
             body_error: None,
+            stillborn: false,
             written: Arc::default(),
         }))
     }
@@ -181,7 +184,9 @@ impl ShutdownReport {
             stuck_courier: None,
             ledger: Ledger::new(),
         });
-        report.with_body_error(error)
+        let mut inner = Inner::clone(&report.with_body_error(error).0);
+        inner.stillborn = true;
+        Self(Arc::new(inner))
     }
 
     /// The same report for a `run` whose body failed.
@@ -276,6 +281,13 @@ const DULL_ROWS: usize = 50;
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = &self.0.facts;
+        if let (true, Some(error)) = (self.0.stillborn, self.body_error()) {
+            return write!(
+                f,
+                "taskmuster: not started: {error}\n  exit code {}",
+                self.exit_code()
+            );
+        }
         write!(
             f,
             "taskmuster: stopped by {}; took {}",
@@ -283,18 +295,11 @@ impl fmt::Display for ShutdownReport {
             human(facts.took)
         )?;
         match facts.budget {
+            _ if facts.hurried => f.write_str(", hurried by a second signal")?,
             Some(budget) => write!(f, " of {}", human(budget))?,
             None => f.write_str(", without a limit")?,
         }
-        writeln!(
-            f,
-            "{}",
-            if facts.hurried {
-                ", hurried by a second signal"
-            } else {
-                ""
-            }
-        )?;
+        writeln!(f)?;
         self.write_rows(f)?;
         writeln!(f, "  {}", self.sum())?;
         for straggler in self.stragglers() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::base::sync::{self, Mutex};
 use crate::base::time::Duration;
+use crate::cancel::cancelled::Cancelled;
 use crate::policy::failure::OnFailure;
 use crate::task::context::TaskContext;
 use crate::task::group::Group;
@@ -17,6 +18,9 @@ use crate::task::record::{Birth, Record};
 use crate::task::registry::Refusal;
 use crate::task::spec;
 use crate::task::thread::{Job, TaskBody, TaskResult};
+
+/// More than enough for the cancel that follows a group's refusal.
+const CANCEL_FOLLOWS: Duration = Duration::from_secs(1);
 
 /// # Starting tasks
 impl Group {
@@ -150,7 +154,10 @@ impl TaskBuilder {
         }
         let record = match registry.register(self.birth(spawned_at)) {
             Ok(record) => record,
-            Err(refusal) => return Err(SpawnError::new(self.path, refusal.into(), body)),
+            Err(refusal) => {
+                let stopped = stop_of(&self.group, refusal);
+                return Err(SpawnError::new(self.path, refusal.into(), stopped, body));
+            }
         };
         let value = Slot::new();
         let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&value));
@@ -166,7 +173,12 @@ impl TaskBuilder {
         }
         match self.start(job) {
             Ok(()) => Ok(handle),
-            Err((error, body)) => Err(SpawnError::new(self.path, SpawnFailure::Os(error), body)),
+            Err((error, body)) => Err(SpawnError::new(
+                self.path,
+                SpawnFailure::Os(error),
+                None,
+                body,
+            )),
         }
     }
 
@@ -194,6 +206,14 @@ impl TaskBuilder {
                 Err((error, job.body))
             }
         }
+    }
+}
+
+/// The cancel of a group that is stopping. It follows its refusal of tasks at once, but not in the same step.
+fn stop_of(group: &Group, refusal: Refusal) -> Option<Cancelled> {
+    match refusal {
+        Refusal::ShuttingDown => group.token().wait_timeout(CANCEL_FOLLOWS),
+        Refusal::Limit(_) | Refusal::Forked => None,
     }
 }
 
@@ -233,6 +253,9 @@ fn start_thread<T: Send + 'static>(
 pub struct SpawnError<T> {
     task: Arc<str>,
     failure: SpawnFailure,
+    /// The cancel of the group that takes no more tasks: passed on with `?` by somebody who is stopped by it as well, the
+    /// error counts as theirs.
+    stopped: Option<Cancelled>,
     /// Behind a lock nobody contends for: it makes the error `Sync` for every closure, so that `?` works.
     body: Mutex<TaskBody<T>>,
 }
@@ -262,10 +285,16 @@ impl From<Refusal> for SpawnFailure {
 }
 
 impl<T> SpawnError<T> {
-    fn new(task: Arc<str>, failure: SpawnFailure, body: TaskBody<T>) -> Self {
+    fn new(
+        task: Arc<str>,
+        failure: SpawnFailure,
+        stopped: Option<Cancelled>,
+        body: TaskBody<T>,
+    ) -> Self {
         Self {
             task,
             failure,
+            stopped,
             body: Mutex::new(body),
         }
     }
@@ -319,7 +348,8 @@ impl<T> Error for SpawnError<T> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.failure {
             SpawnFailure::Os(error) => Some(error),
-            SpawnFailure::ShuttingDown | SpawnFailure::Limit(_) | SpawnFailure::Forked => None,
+            SpawnFailure::ShuttingDown => self.stopped.as_ref().map(|stopped| stopped as _),
+            SpawnFailure::Limit(_) | SpawnFailure::Forked => None,
         }
     }
 }
