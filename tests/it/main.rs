@@ -1,1 +1,3 @@
 //! The library as its users see it, one module a concept.
+
+mod spine;
