@@ -18,7 +18,7 @@
 //!
 //! fn main() -> ShutdownReport {
 //!     Manager::builder().grace(Duration::from_secs(10)).run(|manager| {
-//! #       #[cfg(feature = "signals")]
+//! #       #[cfg(all(feature = "signals", not(loom)))]
 //!         manager.handle_signals()?; // Ctrl-C and SIGTERM
 //!         let primes = manager.spawn("primes", |ctx| {
 //!             let mut found = 0_u32;
@@ -79,6 +79,10 @@ mod shutdown;
 
 mod manager;
 
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod models;
+
 #[cfg(all(doctest, feature = "signals"))]
 mod readme;
 
@@ -93,7 +97,7 @@ pub use manager::{
 pub use policy::failure::OnFailure;
 pub use shutdown::diagnosis::{Diagnosis, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
-#[cfg(feature = "signals")]
+#[cfg(all(feature = "signals", not(loom)))]
 pub use shutdown::signal::SignalError;
 pub use status::outcome::{Outcome, SharedError};
 pub use status::panic::{Panic, Place};

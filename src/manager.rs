@@ -18,7 +18,7 @@ use crate::cancel::cause::{Cause, CauseKind};
 use crate::shutdown::courier::Courier;
 use crate::shutdown::drain::{self, Verdict};
 use crate::shutdown::report::ShutdownReport;
-#[cfg(feature = "signals")]
+#[cfg(all(feature = "signals", not(loom)))]
 use crate::shutdown::signal::{self, SignalError};
 use crate::status::state::{TaskCounts, TaskStatus};
 use crate::task::context::TaskContext;
@@ -100,7 +100,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`SignalError`] when other code has set ctrlc's handler, or its thread could not be started.
-    #[cfg(feature = "signals")]
+    #[cfg(all(feature = "signals", not(loom)))]
     pub fn handle_signals(&self) -> Result<(), SignalError> {
         signal::subscribe(&self.registry)
     }

@@ -1,1 +1,71 @@
 //! Model checks of the core protocols; empty without `--cfg loom`.
+#![cfg(loom)]
+
+use std::process::Command;
+
+use taskmuster::models::{self, twins};
+
+macro_rules! models {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            loom::model(models::$name);
+        })*
+    };
+}
+
+models!(
+    a_wait_never_misses_the_cancel_and_finds_its_cause,
+    a_flag_that_is_seen_has_its_cause,
+    a_child_made_during_the_cancel_is_cancelled,
+    one_of_two_cancels_wins,
+    a_wait_for_two_latches_hears_either,
+    a_spawn_against_the_stop_is_cancelled_or_refused,
+    two_joiners_share_one_value,
+    completion_against_cancel_is_one_outcome,
+    completion_against_abandonment_keeps_the_books,
+    a_thread_is_joined_by_exactly_one,
+);
+
+/// Each twin is run in a process of its own, because a deadlock that loom finds aborts.
+macro_rules! twins {
+    ($($name:ident as $check:ident fails_with $words:literal),* $(,)?) => {
+        $(#[test]
+        #[ignore = "a broken twin: it must fail, and is run by the test that says so"]
+        fn $name() {
+            loom::model(twins::$name);
+        }
+
+        #[test]
+        fn $check() {
+            assert_fails(stringify!($name), $words);
+        })*
+    };
+}
+
+twins!(
+    a_wait_that_looks_too_early as a_lost_wake_up_is_found fails_with "deadlock",
+    a_spawn_that_decides_before_it_registers as a_lost_task_is_found
+        fails_with "accepted, but never asked to stop",
+    a_join_that_looks_and_then_takes as a_value_taken_twice_is_found
+        fails_with "the value that was seen",
+    an_abandonment_that_looks_and_then_writes as an_overwritten_outcome_is_found
+        fails_with "the real end is the last word",
+);
+
+fn assert_fails(twin: &str, words: &str) {
+    let output = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", twin, "--ignored", "--nocapture"])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(
+        said.contains("running 1 test"),
+        "the twin was not run:\n{said}"
+    );
+    assert!(!output.status.success(), "the broken twin passes:\n{said}");
+    assert!(
+        said.contains(words),
+        "the twin fails for another reason:\n{said}"
+    );
+}

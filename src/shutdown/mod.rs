@@ -8,7 +8,7 @@ pub(crate) mod diagnosis;
 
 pub(crate) mod report;
 
-#[cfg(feature = "signals")]
+#[cfg(all(feature = "signals", not(loom)))]
 pub(crate) mod signal;
 
 pub(crate) mod drain;

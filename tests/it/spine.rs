@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::{Receiver, bounded, unbounded};
 use taskmuster::{
     BoxError, CancellationToken, Cancelled, CauseKind, Group, JoinError, Manager, OnFailure,
-    Outcome, RecvError, SendError, ShutdownError, SpawnError, SpawnFailure, TaskContext,
-    TaskHandle, TaskResult, Waited,
+    RecvError, SendError, ShutdownError, SpawnError, SpawnFailure, TaskContext, TaskHandle,
+    TaskResult, Waited,
 };
 
 /// A hang fails after this, with what the manager knows.
