@@ -196,8 +196,14 @@ fn registered() -> (Arc<Registry>, Arc<Record>) {
 
 /// The same protocols with one classic mistake each.
 pub mod twins {
-    use super::{Arc, CancellationToken, Deadline, Mutex, Outcome, thread};
-    use crate::base::sync::{AtomicBool, Monitor, Ordering};
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use crate::base::sync::{AtomicBool, Monitor, Mutex, Ordering};
+    use crate::base::time::Deadline;
+    use crate::cancel::token::CancellationToken;
+    use crate::status::outcome::Outcome;
     use crate::status::state::Phase;
 
     /// Looks at the flag before it takes the lock it sleeps under.

@@ -11,6 +11,11 @@ pub(crate) use crossbeam_channel::{
     Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select_biased, unbounded,
 };
 
+/// Whether the calling thread is unwinding.
+pub(crate) fn is_panicking() -> bool {
+    std::thread::panicking()
+}
+
 pub(crate) use primitives::{
     AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, MutexGuard, Ordering, Parker, sleep,
     start_thread,

@@ -240,7 +240,7 @@ impl<'a> Drain<'a> {
                 self.watched.insert(record.id, Watched::new(record, now));
             }
             order.token.cancel_with(self.demand.cause.clone());
-            let share = order.grace.unwrap_or_else(|| self.fair_share());
+            let share = self.share(order.grace);
             self.current = Some((order.group, Deadline::after(share).earlier(self.deadline)));
         }
     }
@@ -248,6 +248,17 @@ impl<'a> Drain<'a> {
     /// Whether the group asked last has stopped or used up its share.
     fn is_over(&self, (group, share): (GroupId, Deadline)) -> bool {
         self.registry.live_in(group) == 0 || share.has_passed()
+    }
+
+    /// The group's own grace, but at most half of what is left while others are to be asked; else a fair share.
+    fn share(&self, grace: Option<Duration>) -> Duration {
+        let Some(grace) = grace else {
+            return self.fair_share();
+        };
+        match self.deadline.remaining() {
+            Some(left) if self.registry.groups_to_ask() > 0 => grace.min(left / 2),
+            _ => grace,
+        }
     }
 
     /// The remaining time divided by the groups left, the one just asked included.

@@ -214,8 +214,8 @@ impl ShutdownReport {
         self.0.facts.hurried
     }
 
-    /// A row a task, in order of creation: all that were live when the shutdown began or started later, the last of
-    /// those that had ended before, and the first failures.
+    /// A row a task, in order of creation: those that were live when the shutdown began, the last of those that had
+    /// ended before or started later, and the first failures.
     #[must_use]
     pub fn tasks(&self) -> &[TaskReport] {
         &self.0.facts.tasks

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::panic;
 use std::sync::Once;
 
+use crate::base::sync;
 use crate::status::panic::Place;
 
 /// Whether the library may chain into the process-wide panic hook, to learn where a task panicked.
@@ -35,6 +36,10 @@ thread_local! {
 /// Chains our hook into the process, once.
 pub(crate) fn install_hook() {
     static INSTALLED: Once = Once::new();
+    // std refuses to change the hook on a thread that is unwinding; a later spawn will do it.
+    if sync::is_panicking() {
+        return;
+    }
     INSTALLED.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
@@ -52,7 +57,13 @@ pub(crate) fn watch_this_thread() {
 
 /// The place of the panic that was just caught on this thread.
 pub(crate) fn take_place() -> Option<Place> {
-    match LAST.try_with(|last| last.replace(Watch::Quiet)) {
+    let taken = LAST.try_with(|last| match last.try_borrow_mut() {
+        Ok(mut last) if matches!(*last, Watch::Panicked(_)) => {
+            std::mem::replace(&mut *last, Watch::Quiet)
+        }
+        _ => Watch::NotOurs,
+    });
+    match taken {
         Ok(Watch::Panicked(place)) => place,
         _ => None,
     }

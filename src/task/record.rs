@@ -6,7 +6,8 @@
 //! 2. The outcome is written in the step that ends the phase, once; abandonment writes one too, which the end of the
 //!    body may replace.
 //! 3. `settled` opens after the outcome was written and the registry's books were closed over it: whoever was woken by
-//!    it finds both. It opens for an abandoned task as well, so that nobody joins a straggler for ever.
+//!    it finds both. It opens for an abandoned task as well, so that nobody joins a straggler for ever; the books of
+//!    such a task close a moment after its late outcome can be seen.
 //! 4. The thread is joined by exactly one: whoever comes second of "the thread says it is gone" and "the spawner hands
 //!    over its join handle" gets it, decided under `life`.
 //! 5. `life` is held for a few assignments, alone, and nothing is dropped under it.

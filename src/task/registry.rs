@@ -155,6 +155,8 @@ impl Registry {
         let gone = books.leave(record);
         drop(books);
         self.announce(&gone);
+        // The last of a record may hold the last of an error whose drop panics.
+        unwind::discard(gone);
     }
 
     /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
@@ -166,6 +168,8 @@ impl Registry {
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
         self.announce(&gone);
+        // The last of a record may hold the last of an error whose drop panics.
+        unwind::discard(gone);
     }
 
     /// The thread of a task is about to be no more: sends the courier to join it.
@@ -395,6 +399,11 @@ struct Gone {
     evicted: Option<Arc<Record>>,
 }
 
+/// How many threads may exist for so many live tasks: some room for those on their way out.
+fn most_threads(max_tasks: usize) -> usize {
+    max_tasks.saturating_add(max_tasks / 4).saturating_add(64)
+}
+
 /// Whether an ended task has a thread that is still to be joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Thread {
@@ -407,11 +416,16 @@ impl Books {
         let refusing = self.groups.get(&group).is_none_or(|entry| entry.refusing);
         if refusing {
             Err(Refusal::ShuttingDown)
-        } else if self.live.len() + self.exiting.len() >= max_tasks {
+        } else if self.live.len() >= max_tasks || self.threads() >= most_threads(max_tasks) {
             Err(Refusal::Limit(max_tasks))
         } else {
             Ok(())
         }
+    }
+
+    /// Threads that exist: those of live tasks and those that are not joined yet.
+    fn threads(&self) -> usize {
+        self.live.len() + self.exiting.len()
     }
 
     fn enter(&mut self, record: &Arc<Record>) {

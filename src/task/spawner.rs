@@ -112,7 +112,7 @@ impl TaskBuilder {
 
     /// How long the task may need to stop after it was asked.
     ///
-    /// At the shutdown its group is given the longest grace of its tasks before the next group is asked, and a task
+    /// At the shutdown its group is given the longest grace of its tasks before the next group is asked (at most half of the time left), and a task
     /// that took longer than its own is marked in the report. It never extends the shutdown's one deadline, and only
     /// that one abandons a task.
     pub fn grace(mut self, grace: Duration) -> Self {

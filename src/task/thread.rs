@@ -56,9 +56,8 @@ impl<T> Job<T> {
         let outcome = perform(&record, &group, body, &value);
         drop(value);
         conclude(&record, &group, &outcome, Thread::ToBeJoined);
-
-        record::set_current(None);
-        cause::act_as(None);
+        unwind::discard(outcome);
+        // Who acts on this thread stays as it is: the destructors of thread-locals still act for the task.
     }
 
     /// Ends a task that was cancelled before it could begin: its body is dropped, no thread is started.
@@ -71,6 +70,7 @@ impl<T> Job<T> {
         } = self;
         let outcome = perform(&record, &group, body, &value);
         conclude(&record, &group, &outcome, Thread::NeverStarted);
+        unwind::discard(outcome);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -141,6 +142,9 @@ fn dropping_a_handle_changes_nothing_for_its_task() {
     assert!(manager.shutdown().expect("a report").is_clean());
 }
 
+/// How an error of ours gets lost behind somebody else's.
+type Wrap = fn(Cancelled) -> BoxError;
+
 #[test]
 fn only_one_s_own_cancel_ends_a_task_as_cancelled() {
     #[derive(Debug, thiserror::Error)]
@@ -148,7 +152,6 @@ fn only_one_s_own_cancel_ends_a_task_as_cancelled() {
     struct Transparent(#[from] Cancelled);
 
     let manager = manager();
-    type Wrap = fn(Cancelled) -> BoxError;
     let wraps: [Wrap; 4] = [
         |cancelled| cancelled.into(),
         |cancelled| Transparent(cancelled).into(),
@@ -160,9 +163,14 @@ fn only_one_s_own_cancel_ends_a_task_as_cancelled() {
         },
     ];
     for wrap in wraps {
+        let (there, ready) = bounded(1);
         let own = manager
-            .spawn::<()>("own", move |ctx| Err(wrap(ctx.wait())))
+            .spawn::<()>("own", move |ctx| {
+                there.send(())?;
+                Err(wrap(ctx.wait()))
+            })
             .expect("spawned");
+        ready.recv_timeout(HANG).expect("it runs");
         own.cancel();
         assert!(matches!(
             soon(&manager, &own),
@@ -181,12 +189,12 @@ fn only_one_s_own_cancel_ends_a_task_as_cancelled() {
             Err(JoinError::Failed { .. })
         ));
     }
-    let joined = manager
-        .spawn::<()>("joined", |ctx| Err(ctx.wait().into()))
+    let other = manager
+        .spawn::<()>("other", |ctx| Err(ctx.wait().into()))
         .expect("spawned");
-    joined.cancel();
+    other.cancel();
     let joiner = manager
-        .spawn::<()>("joiner", move |ctx| Ok(ctx.join(&joined)?))
+        .spawn::<()>("joiner", move |ctx| Ok(ctx.join(&other)?))
         .expect("spawned");
     assert!(matches!(
         soon(&manager, &joiner),
@@ -374,7 +382,10 @@ fn a_straggler_is_named_lets_its_joiners_go_and_may_still_end() {
         thread::yield_now();
     }
     assert_eq!(handle.join().expect("it ended after all"), "after all");
-    assert_eq!(manager.counts().late, 1);
+    // The books close a moment after the late outcome can be seen.
+    while manager.counts().late == 0 {
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -616,7 +627,7 @@ fn a_cause_says_who_cancelled_and_where() {
     };
     let cause = cancelled.cause();
     assert_eq!(
-        (cause.by(), cause.at().map(|at| at.line())),
+        (cause.by(), cause.at().map(Location::line)),
         (Some("killer"), Some(line))
     );
 }
