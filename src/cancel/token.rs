@@ -55,6 +55,9 @@ impl CancellationToken {
 
     /// Cancels this token and everything below it; `true` for the one call that did it.
     ///
+    /// If somebody else is cancelling this token, or one below it, at the same moment, that call may still be on its way
+    /// down when this one returns.
+    ///
     /// The calling source line and the calling task become the [`Cause`]. Wakes whoever waits, and returns without
     /// waiting for anybody: to know that a task has stopped, join it.
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
