@@ -21,14 +21,13 @@ use crate::shutdown::report::ShutdownReport;
 #[cfg(all(feature = "signals", not(loom)))]
 use crate::shutdown::signal::{self, SignalError};
 use crate::status::state::{TaskCounts, TaskStatus};
-use crate::task::context::TaskContext;
+use crate::task::context::{TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
+use crate::task::occupant;
 use crate::task::panic::PanicHook;
-use crate::task::record;
 use crate::task::registry::{Registry, Settings};
 use crate::task::spawner::{SpawnError, TaskBuilder};
-use crate::task::thread::TaskResult;
 
 /// The environment variable that overrides the grace, in seconds.
 const GRACE_VARIABLE: &str = "TASKMUSTER_GRACE";
@@ -228,7 +227,8 @@ impl Manager {
 
     /// Whether the caller is one of the manager's tasks.
     fn is_own_task(&self) -> bool {
-        record::current().is_some_and(|record| Arc::ptr_eq(record.ledger(), &self.registry.ledger))
+        occupant::current()
+            .is_some_and(|record| Arc::ptr_eq(record.ledger(), &self.registry.ledger))
     }
 
     /// Joins the manager's own threads, which end with the report, unless a straggler or a logger holds one of them.

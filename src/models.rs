@@ -101,13 +101,13 @@ pub fn a_spawn_against_the_stop_is_cancelled_or_refused() {
 
 pub fn two_joiners_share_one_value() {
     let (registry, record) = registered();
-    let slot = Slot::new();
+    let slot = Slot::new(Box::new(|_| Ok(7_u8)));
     let join = || {
         let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&slot));
         thread::spawn(move || handle.join())
     };
     let joiners = [join(), join()];
-    slot.put(7_u8);
+    slot.put(7_u8); // as its thread does, once it has taken the body
     registry.end(&record, Outcome::Completed, Thread::NeverStarted);
     record.settle();
     let [first, second] = joiners.map(|joiner| joiner.join().unwrap());

@@ -10,7 +10,10 @@
 //! 3. Threads are woken after the lock was released, so that nobody wakes up only to queue for it.
 //! 4. One lock at a time: [`wait_any`] visits the latches one after another and parks with none.
 
-use crate::base::sync::{Monitor, Parker};
+use std::convert::Infallible;
+use std::sync::OnceLock;
+
+use crate::base::sync::{Monitor, Mutex, Parker, Receiver, Sender, bounded};
 use crate::base::time::Deadline;
 
 /// Opens once, for ever.
@@ -20,6 +23,8 @@ pub(crate) struct Latch(Monitor<Door>);
 #[derive(Debug, Default)]
 struct Door {
     open: bool,
+    /// How many threads wait here alone: without any, the opener saves the system call.
+    sleepers: usize,
     /// Threads that wait here and elsewhere.
     parked: Vec<Parker>,
 }
@@ -32,7 +37,7 @@ impl Latch {
     pub(crate) fn already_open() -> Self {
         Self(Monitor::new(Door {
             open: true,
-            parked: Vec::new(),
+            ..Door::default()
         }))
     }
 
@@ -43,9 +48,12 @@ impl Latch {
             return false;
         }
         door.open = true;
+        let sleepers = door.sleepers;
         let parked = std::mem::take(&mut door.parked);
         drop(door);
-        self.0.notify_all();
+        if sleepers > 0 {
+            self.0.notify_all();
+        }
         parked.iter().for_each(Parker::unpark);
         true
     }
@@ -57,8 +65,12 @@ impl Latch {
     /// Waits until the latch is open; `false` if the deadline came first.
     pub(crate) fn wait_until(&self, deadline: Deadline) -> bool {
         let mut door = self.0.lock();
-        while !door.open && !deadline.has_passed() {
-            door = self.0.wait_until(door, deadline);
+        if !door.open {
+            door.sleepers += 1;
+            while !door.open && !deadline.has_passed() {
+                door = self.0.wait_until(door, deadline);
+            }
+            door.sleepers -= 1;
         }
         door.open
     }
@@ -99,6 +111,72 @@ pub(crate) fn wait_any(latches: &[&Latch], deadline: Deadline) -> Option<usize> 
         .take(admitted)
         .for_each(|latch| latch.dismiss(&parker));
     first_open()
+}
+
+/// A latch that channels can hear as well: for `select!`.
+#[derive(Debug, Default)]
+pub(crate) struct Beacon {
+    latch: Latch,
+    channel: OnceLock<Channel>,
+}
+
+impl Beacon {
+    pub(crate) fn new() -> Self {
+        Self {
+            latch: Latch::new(),
+            channel: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn already_lit() -> Self {
+        Self {
+            latch: Latch::already_open(),
+            channel: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn latch(&self) -> &Latch {
+        &self.latch
+    }
+
+    /// Opens the latch, wakes everybody, and disconnects the receiver.
+    pub(crate) fn light(&self) {
+        self.latch.open();
+        if let Some(channel) = self.channel.get() {
+            channel.disconnect();
+        }
+    }
+
+    /// A receiver that never yields anything and disconnects when the latch opens; made when first asked for.
+    pub(crate) fn receiver(&self) -> &Receiver<Infallible> {
+        let channel = self.channel.get_or_init(Channel::new);
+        // The latch's lock orders the two: either `light` finds the channel, or the open latch is seen here.
+        if self.latch.is_open() {
+            channel.disconnect();
+        }
+        &channel.receiver
+    }
+}
+
+#[derive(Debug)]
+struct Channel {
+    sender: Mutex<Option<Sender<Infallible>>>,
+    receiver: Receiver<Infallible>,
+}
+
+impl Channel {
+    fn new() -> Self {
+        let (sender, receiver) = bounded(0);
+        Self {
+            sender: Mutex::new(Some(sender)),
+            receiver,
+        }
+    }
+
+    fn disconnect(&self) {
+        let sender = self.sender.lock().take();
+        drop(sender);
+    }
 }
 
 /// Wakes one thread again and again; rings while nobody listens are kept as one.

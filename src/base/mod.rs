@@ -11,3 +11,5 @@ pub(crate) mod latch;
 pub(crate) mod log;
 
 pub(crate) mod limits;
+
+pub(crate) mod thread_id;

@@ -17,8 +17,7 @@ pub(crate) fn is_panicking() -> bool {
 }
 
 pub(crate) use primitives::{
-    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, MutexGuard, Ordering, Parker, sleep,
-    start_thread,
+    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, sleep, start_thread,
 };
 
 #[cfg(not(loom))]

@@ -184,6 +184,11 @@ pub(crate) fn act_as(task: Option<Arc<str>>) {
     drop(before);
 }
 
+/// Whether a task acts on this thread.
+pub(crate) fn is_acting() -> bool {
+    ACTOR.try_with(|actor| actor.borrow().is_some()) == Ok(true)
+}
+
 /// The task that acts on this thread.
 pub(crate) fn actor() -> Option<Arc<str>> {
     ACTOR

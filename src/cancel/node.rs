@@ -23,12 +23,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::base::latch::Latch;
-use crate::base::sync::{
-    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, Sender, bounded,
-};
+use crate::base::latch::Beacon;
+use crate::base::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 use crate::cancel::cause::Cause;
-use std::convert::Infallible;
 
 /// Not in a parent's list.
 const NOWHERE: usize = usize::MAX;
@@ -41,7 +38,8 @@ pub(crate) struct Node {
     slot: AtomicUsize,
     parent: Option<Arc<Node>>,
     links: Mutex<Links>,
-    watch: OnceLock<Box<Watch>>,
+    /// Those who wait for the cancel; made by the first of them.
+    beacon: OnceLock<Box<Beacon>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +76,7 @@ impl Node {
             slot: AtomicUsize::new(NOWHERE),
             parent,
             links: Mutex::new(Links::default()),
-            watch: OnceLock::new(),
+            beacon: OnceLock::new(),
         }
     }
 
@@ -164,8 +162,8 @@ impl Node {
     }
 
     fn wake(&self) {
-        if let Some(watch) = self.watch.get() {
-            watch.open();
+        if let Some(beacon) = self.beacon.get() {
+            beacon.light();
         }
     }
 
@@ -201,32 +199,22 @@ impl Node {
         false
     }
 
-    /// What to wait at for the cancel; open if it has come.
-    pub(crate) fn latch(&self) -> &Latch {
-        &self.watch().latch
-    }
-
-    /// A receiver that disconnects on cancel.
-    pub(crate) fn disconnected_on_cancel(&self) -> &Receiver<Infallible> {
-        let watch = self.watch();
-        if let Some(channel) = watch.channel.get() {
-            return &channel.receiver;
+    /// What to wait at for the cancel; lit if it has come.
+    pub(crate) fn beacon(&self) -> &Beacon {
+        if let Some(beacon) = self.beacon.get() {
+            return beacon;
         }
-        // Under the node's lock the flag cannot change: the canceller either finds the channel or is seen here.
+        // Under the node's lock the flag cannot change: the canceller either finds the beacon or is seen here.
         let links = self.links.lock();
-        let channel = watch
-            .channel
-            .get_or_init(|| Channel::new(&links, self.cancelled.load(Ordering::Relaxed)));
-        &channel.receiver
-    }
-
-    fn watch(&self) -> &Watch {
-        if let Some(watch) = self.watch.get() {
-            return watch;
-        }
-        let links = self.links.lock();
-        self.watch
-            .get_or_init(|| Box::new(Watch::new(&links, self.cancelled.load(Ordering::Relaxed))))
+        let beacon = self.beacon.get_or_init(|| {
+            Box::new(if self.cancelled.load(Ordering::Relaxed) {
+                Beacon::already_lit()
+            } else {
+                Beacon::new()
+            })
+        });
+        drop(links);
+        beacon
     }
 }
 
@@ -237,56 +225,6 @@ impl Drop for Node {
         while let Some(mut node) = next.and_then(Arc::into_inner) {
             next = node.parent.take();
         }
-    }
-}
-
-/// Those who wait for one node; made by the first of them.
-#[derive(Debug)]
-struct Watch {
-    latch: Latch,
-    channel: OnceLock<Channel>,
-}
-
-impl Watch {
-    /// The guard is asked for as proof: made outside the node's lock, a watch could miss the cancel.
-    fn new(_under: &MutexGuard<'_, Links>, cancelled: bool) -> Self {
-        let latch = if cancelled {
-            Latch::already_open()
-        } else {
-            Latch::new()
-        };
-        Self {
-            latch,
-            channel: OnceLock::new(),
-        }
-    }
-
-    fn open(&self) {
-        self.latch.open();
-        if let Some(channel) = self.channel.get() {
-            channel.disconnect();
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Channel {
-    sender: Mutex<Option<Sender<Infallible>>>,
-    receiver: Receiver<Infallible>,
-}
-
-impl Channel {
-    fn new(_under: &MutexGuard<'_, Links>, cancelled: bool) -> Self {
-        let (sender, receiver) = bounded(0);
-        Self {
-            sender: Mutex::new((!cancelled).then_some(sender)),
-            receiver,
-        }
-    }
-
-    fn disconnect(&self) {
-        let sender = self.sender.lock().take();
-        drop(sender);
     }
 }
 

@@ -120,7 +120,7 @@ impl CancellationToken {
     /// ```
     #[must_use]
     pub fn cancelled(&self) -> &Receiver<Infallible> {
-        self.node.disconnected_on_cancel()
+        self.node.beacon().receiver()
     }
 
     /// Cancels this token when the guard is dropped, by `?` or a panic too.

@@ -20,7 +20,7 @@ impl CancellationToken {
     /// Waits until the token is cancelled and says why.
     #[must_use]
     pub fn wait(&self) -> Cancelled {
-        self.node().latch().wait_until(Deadline::NEVER);
+        self.node().beacon().latch().wait_until(Deadline::NEVER);
         Cancelled::of(self.node())
     }
 
@@ -150,6 +150,7 @@ impl CancellationToken {
 impl CancellationToken {
     pub(crate) fn wait_by(&self, deadline: Deadline) -> Option<Cancelled> {
         self.node()
+            .beacon()
             .latch()
             .wait_until(deadline)
             .then(|| Cancelled::of(self.node()))

@@ -16,8 +16,8 @@ use crate::base::unwind;
 use crate::task::errand::{Errand, What};
 use crate::task::registry::Registry;
 
-/// How long the courier collects errands after one, so that a crowd of ending threads does not wake it one by one.
-const COLLECTS: Duration = Duration::from_millis(1);
+/// How long the courier rests after joins, so that a crowd of ending threads does not wake it one by one.
+const COLLECTS: Duration = Duration::from_micros(500);
 
 /// The couriers of one manager: the one at work and those it had to replace.
 #[derive(Debug)]
@@ -95,15 +95,21 @@ impl Courier {
         if self.start_number(number).is_err() {
             self.shared.at_work.store(number - 1, Ordering::Release);
         }
+        // The old one may be stuck in the middle of them.
+        self.registry.send_to_departed();
     }
 
-    /// Carries out `errand` after all that were sent before, and waits for it; `false` if the deadline came first.
-    pub(crate) fn finish(&self, errand: Errand, deadline: Deadline) -> bool {
+    /// Does `work` after all that was sent before, and waits for it; `false` if the deadline came first.
+    pub(crate) fn finish(
+        &self,
+        what: What,
+        work: impl FnOnce() + Send + 'static,
+        deadline: Deadline,
+    ) -> bool {
         let done = Arc::new(Latch::new());
         let theirs = Arc::clone(&done);
-        let Errand { what, run } = errand;
-        self.registry.send(Errand::new(what, move || {
-            unwind::contain(run);
+        self.registry.send(Errand::run(what, move || {
+            unwind::contain(work);
             theirs.open();
         }));
         done.wait_until(deadline)
@@ -112,7 +118,7 @@ impl Courier {
     /// Lets the courier go as soon as nothing is left to join.
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
-        self.registry.send(Errand::new(What::Nudge, || {}));
+        self.registry.send(Errand::Nudge);
     }
 
     /// Joins the courier's own thread, unless it is stuck or still has stragglers to wait for.
@@ -126,24 +132,48 @@ impl Courier {
 
 impl Shared {
     fn carry(&self, number: usize, registry: &Registry, errands: &Receiver<Errand>) {
-        for Errand { what, run } in errands {
-            *self.busy.lock() = Some(Busy {
-                what,
-                since: time::now(),
-            });
-            unwind::contain(run);
-            if self.at_work.load(Ordering::Acquire) != number {
+        for errand in errands {
+            let still_at_work = match errand {
+                Errand::JoinDeparted => self.join_departed(number, registry),
+                Errand::Run(what, work) => self.busy_with(number, what, work),
+                Errand::Nudge => true,
+            };
+            if !still_at_work {
                 return;
             }
-            let done = self.busy.lock().take();
-            drop(done);
             if self.closing.load(Ordering::Acquire) && registry.is_empty() && errands.is_empty() {
                 break;
             }
-            if errands.is_empty() {
-                sync::sleep(COLLECTS);
-            }
         }
         self.gone.open();
+    }
+
+    /// Joins who has departed and who departs meanwhile; `false` if this courier was replaced under way.
+    fn join_departed(&self, number: usize, registry: &Registry) -> bool {
+        registry.courier_is_with_departed();
+        while let Some(departed) = registry.next_departed() {
+            let what = What::Join(Arc::clone(departed.path()));
+            if !self.busy_with(number, what, || registry.join(departed)) {
+                // Those who are left, and whoever came after them.
+                registry.send_to_departed();
+                return false;
+            }
+        }
+        sync::sleep(COLLECTS);
+        true
+    }
+
+    /// Does something that may block; `false` if this courier was replaced under way.
+    fn busy_with(&self, number: usize, what: What, work: impl FnOnce()) -> bool {
+        let since = time::now();
+        let before = self.busy.lock().replace(Busy { what, since });
+        drop(before);
+        unwind::contain(work);
+        let still_at_work = self.at_work.load(Ordering::Acquire) == number;
+        if still_at_work {
+            let done = self.busy.lock().take();
+            drop(done);
+        }
+        still_at_work
     }
 }

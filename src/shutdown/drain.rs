@@ -150,6 +150,7 @@ struct Watched {
 impl<'a> Drain<'a> {
     fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
         registry.keep_all_for_report();
+        registry.send_to_departed();
         let drain = Self {
             registry,
             courier,
@@ -353,7 +354,7 @@ impl<'a> Drain<'a> {
     }
 
     fn say(&self, level: Level, line: String) {
-        self.registry.send(Errand::new(What::Log, move || {
+        self.registry.send(Errand::run(What::Log, move || {
             log::say(level, format_args!("{line}"));
         }));
     }
@@ -512,10 +513,8 @@ impl<'a> Drain<'a> {
             .deadline
             .remaining()
             .map_or(COURIER, |left| left.clamp(FLUSH, COURIER));
-        self.courier.finish(
-            Errand::new(What::Flush, log::flush),
-            Deadline::after(patience),
-        );
+        self.courier
+            .finish(What::Flush, log::flush, Deadline::after(patience));
     }
 }
 

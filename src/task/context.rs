@@ -1,4 +1,4 @@
-//! What a running task is given.
+//! What a running task is given, and what it gives back.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,6 +15,15 @@ use crate::cancel::wait::{RecvError, SendError};
 use crate::status::state::TaskId;
 use crate::task::group::Group;
 use crate::task::record::Record;
+
+/// Any error a task may end with.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What a task returns.
+pub type TaskResult<T = ()> = Result<T, BoxError>;
+
+/// A task's closure, boxed: what [`SpawnError`](crate::SpawnError) gives back.
+pub type TaskBody<T> = Box<dyn FnOnce(&TaskContext) -> TaskResult<T> + Send>;
 
 /// What a running task is given: its checkpoints, its cancellable waits, its name, its group.
 ///

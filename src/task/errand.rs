@@ -3,37 +3,40 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A piece of work that may block on foreign code, with a name for the report in case it does.
-pub(crate) struct Errand {
-    pub(crate) what: What,
-    pub(crate) run: Box<dyn FnOnce() + Send>,
+/// A piece of work that may block on foreign code.
+pub(crate) enum Errand {
+    /// To join the threads that are all but gone.
+    JoinDeparted,
+    /// To run this, which has a name for the report in case it blocks.
+    Run(What, Box<dyn FnOnce() + Send>),
+    /// Nothing: a look at whether there is anything left to do.
+    Nudge,
 }
 
-/// The kinds of errand.
+/// What the courier is busy with.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// The real join of a thread that is all but gone.
+    /// The real join of the thread of this task.
     Join(Arc<str>),
     /// A line of log.
     Log,
     /// The logger's flush.
     Flush,
-    /// Nothing: a look at whether there is anything left to do.
-    Nudge,
 }
 
 impl Errand {
-    pub(crate) fn new(what: What, run: impl FnOnce() + Send + 'static) -> Self {
-        Self {
-            what,
-            run: Box::new(run),
-        }
+    pub(crate) fn run(what: What, work: impl FnOnce() + Send + 'static) -> Self {
+        Self::Run(what, Box::new(work))
     }
 }
 
 impl fmt::Debug for Errand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Errand({})", self.what)
+        match self {
+            Self::JoinDeparted => f.write_str("Errand(the joins)"),
+            Self::Run(what, _) => write!(f, "Errand({what})"),
+            Self::Nudge => f.write_str("Errand(nothing)"),
+        }
     }
 }
 
@@ -43,7 +46,6 @@ impl fmt::Display for What {
             Self::Join(task) => write!(f, "the join of the thread of `{task}`"),
             Self::Log => f.write_str("a line of log"),
             Self::Flush => f.write_str("the flush of the log"),
-            Self::Nudge => f.write_str("nothing"),
         }
     }
 }

@@ -15,8 +15,9 @@ use crate::cancel::token::CancellationToken;
 use crate::status::outcome::{Outcome, SharedError};
 use crate::status::panic::Panic;
 use crate::status::state::{TaskId, TaskStatus};
-use crate::task::context::TaskContext;
-use crate::task::record::{self, Record};
+use crate::task::context::{TaskBody, TaskContext};
+use crate::task::occupant;
+use crate::task::record::Record;
 
 /// A view on a task: cancel it, join it, look at it.
 ///
@@ -38,38 +39,58 @@ use crate::task::record::{self, Record};
 /// ```
 pub struct TaskHandle<T> {
     record: Arc<Record>,
-    value: Arc<Slot<T>>,
+    slot: Arc<Slot<T>>,
 }
 
-/// Where the value of a task waits for whoever joins first.
-pub(crate) struct Slot<T>(Mutex<Option<T>>);
+/// Where a task's body waits for its thread, and then its value for whoever joins first.
+pub(crate) struct Slot<T>(Mutex<Content<T>>);
+
+enum Content<T> {
+    Nothing,
+    Body(TaskBody<T>),
+    Value(T),
+}
 
 impl<T> Slot<T> {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(None)))
+    pub(crate) fn new(body: TaskBody<T>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Content::Body(body))))
     }
 
     pub(crate) fn put(&self, value: T) {
-        let before = self.0.lock().replace(value);
+        let before = self.replace(Content::Value(value));
         drop(before);
     }
 
-    fn take(&self) -> Option<T> {
-        self.0.lock().take()
+    pub(crate) fn take_body(&self) -> Option<TaskBody<T>> {
+        match self.replace(Content::Nothing) {
+            Content::Body(body) => Some(body),
+            Content::Nothing | Content::Value(_) => None,
+        }
+    }
+
+    /// For somebody who knows that the task has ended.
+    fn take_value(&self) -> Option<T> {
+        match self.replace(Content::Nothing) {
+            Content::Value(value) => Some(value),
+            Content::Nothing | Content::Body(_) => None,
+        }
+    }
+
+    fn replace(&self, content: Content<T>) -> Content<T> {
+        std::mem::replace(&mut *self.0.lock(), content)
     }
 }
 
 impl<T> Drop for Slot<T> {
     /// A value nobody took is dropped wherever the last handle goes; its panic must not hit that place.
     fn drop(&mut self) {
-        let value = self.take();
-        unwind::discard(value);
+        unwind::discard(self.replace(Content::Nothing));
     }
 }
 
 impl<T> TaskHandle<T> {
-    pub(crate) fn new(record: Arc<Record>, value: Arc<Slot<T>>) -> Self {
-        Self { record, value }
+    pub(crate) fn new(record: Arc<Record>, slot: Arc<Slot<T>>) -> Self {
+        Self { record, slot }
     }
 
     /// The task's number.
@@ -169,7 +190,7 @@ impl<T> TaskHandle<T> {
         if self.record.ledger().is_forked() {
             return Err(JoinError::Forked { task: self.task() });
         }
-        let me = record::current();
+        let me = occupant::current();
         let _waiting = match &me {
             None => None,
             Some(me) if Arc::ptr_eq(me, &self.record) => {
@@ -188,7 +209,10 @@ impl<T> TaskHandle<T> {
         let task = self.task();
         match self.record.read_outcome() {
             None => Err(JoinError::StillRunning { task }),
-            Some(Outcome::Completed) => self.value.take().ok_or(JoinError::AlreadyTaken { task }),
+            Some(Outcome::Completed) => self
+                .slot
+                .take_value()
+                .ok_or(JoinError::AlreadyTaken { task }),
             Some(Outcome::Failed(error)) => Err(JoinError::Failed { task, error }),
             Some(Outcome::Panicked(panic)) => Err(JoinError::Panicked(panic)),
             Some(Outcome::Abandoned) => Err(JoinError::Abandoned { task }),
@@ -222,7 +246,7 @@ impl TaskContext {
         }
         let _waiting = record.pulse.waits_for_task(other.record.id.0);
         latch::wait_any(
-            &[record.token.node().latch(), other.record.settled()],
+            &[record.token.node().beacon().latch(), other.record.settled()],
             Deadline::NEVER,
         );
         if let Err(cancelled) = record.token.checkpoint() {

@@ -10,6 +10,8 @@ pub(crate) mod record;
 
 pub(crate) mod registry;
 
+pub(crate) mod occupant;
+
 pub(crate) mod group;
 
 pub(crate) mod context;

@@ -9,6 +9,7 @@ use std::panic;
 use std::sync::Once;
 
 use crate::base::sync;
+use crate::cancel::cause;
 use crate::status::panic::Place;
 
 /// Whether the library may chain into the process-wide panic hook, to learn where a task panicked.
@@ -22,59 +23,42 @@ pub enum PanicHook {
     Leave,
 }
 
-enum Watch {
-    NotOurs,
-    Quiet,
-    Panicked(Option<Place>),
-}
-
 thread_local! {
     /// What the hook leaves behind on this thread.
-    static LAST: RefCell<Watch> = const { RefCell::new(Watch::NotOurs) };
+    static LAST: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
 /// Chains our hook into the process, once.
 pub(crate) fn install_hook() {
     static INSTALLED: Once = Once::new();
     // std refuses to change the hook on a thread that is unwinding; a later spawn will do it.
-    if sync::is_panicking() {
+    if INSTALLED.is_completed() || sync::is_panicking() {
         return;
     }
     INSTALLED.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            note(info.location().map(Place::from));
+            if cause::is_acting() {
+                note(info.location().map(Place::from));
+            }
             before(info);
         }));
     });
 }
 
-/// Makes the calling thread one of ours.
-pub(crate) fn watch_this_thread() {
-    let before = LAST.try_with(|last| last.replace(Watch::Quiet));
-    drop(before);
-}
-
 /// The place of the panic that was just caught on this thread.
 pub(crate) fn take_place() -> Option<Place> {
-    let taken = LAST.try_with(|last| match last.try_borrow_mut() {
-        Ok(mut last) if matches!(*last, Watch::Panicked(_)) => {
-            std::mem::replace(&mut *last, Watch::Quiet)
-        }
-        _ => Watch::NotOurs,
-    });
-    match taken {
-        Ok(Watch::Panicked(place)) => place,
-        _ => None,
-    }
+    replace(None)
 }
 
 fn note(place: Option<Place>) {
-    let noted = LAST.try_with(|last| match last.try_borrow_mut() {
-        Ok(mut last) if !matches!(*last, Watch::NotOurs) => {
-            std::mem::replace(&mut *last, Watch::Panicked(place))
-        }
-        _ => Watch::NotOurs,
+    drop(replace(place));
+}
+
+fn replace(place: Option<Place>) -> Option<Place> {
+    let before = LAST.try_with(|last| {
+        last.try_borrow_mut()
+            .map(|mut last| std::mem::replace(&mut *last, place))
     });
-    drop(noted);
+    before.ok()?.ok()?
 }

@@ -12,8 +12,6 @@
 //!    over its join handle" gets it, decided under `life`.
 //! 5. `life` is held for a few assignments, alone, and nothing is dropped under it.
 
-use std::cell::RefCell;
-use std::fs;
 use std::ops::Deref;
 use std::panic::Location;
 use std::process;
@@ -21,6 +19,7 @@ use std::sync::Arc;
 
 use crate::base::latch::Latch;
 use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
+use crate::base::thread_id;
 use crate::base::time::{self, Duration, Instant};
 use crate::cancel::checkpoint::Pulse;
 use crate::cancel::token::CancellationToken;
@@ -44,6 +43,8 @@ pub(crate) struct Record {
     settled: Latch,
     life: Mutex<Life>,
     unread: AtomicBool,
+    /// Where it sits in the list of the books that has it; guarded by the books' lock.
+    seat: AtomicUsize,
     ledger: Arc<Ledger>,
 }
 
@@ -144,13 +145,14 @@ impl Record {
             settled: Latch::new(),
             life: Mutex::new(life),
             unread: AtomicBool::new(false),
+            seat: AtomicUsize::new(0),
             ledger: Arc::clone(ledger),
         }
     }
 
     /// The thread begins.
     pub(crate) fn begin(&self) {
-        let tid = own_tid();
+        let tid = thread_id::current();
         let mut life = self.life.lock();
         life.phase.begin();
         life.tid = tid;
@@ -280,26 +282,45 @@ impl Record {
     }
 }
 
-/// The kernel's number of the calling thread, without libc and for any user: `12345/task/12347`.
-fn own_tid() -> Option<u32> {
-    let link = fs::read_link("/proc/thread-self").ok()?;
-    link.file_name()?.to_str()?.parse().ok()
-}
+/// Records in no order. Each knows its seat, so that leaving is O(1): the last one takes the vacant seat.
+///
+/// A record is in one crowd at a time, and all crowds of its registry are under one lock.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd(Vec<Arc<Record>>);
 
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<Record>>> = const { RefCell::new(None) };
-}
+impl Crowd {
+    pub(crate) fn enter(&mut self, record: Arc<Record>) {
+        record.seat.store(self.0.len(), Ordering::Relaxed);
+        self.0.push(record);
+    }
 
-/// The task that runs on the calling thread.
-pub(crate) fn current() -> Option<Arc<Record>> {
-    CURRENT
-        .try_with(|current| current.borrow().clone())
-        .ok()
-        .flatten()
-}
+    /// Takes `record` out, which must be in this crowd.
+    pub(crate) fn leave(&mut self, record: &Record) -> Option<Arc<Record>> {
+        let seat = record.seat.load(Ordering::Relaxed);
+        let is_here = |other: &Arc<Record>| std::ptr::eq(&raw const **other, record);
+        if !self.0.get(seat).is_some_and(is_here) {
+            return None;
+        }
+        let gone = self.0.swap_remove(seat);
+        if let Some(moved) = self.0.get(seat) {
+            moved.seat.store(seat, Ordering::Relaxed);
+        }
+        // A crowd that came and went leaves no room behind.
+        if self.0.capacity() > 64 && self.0.len() <= self.0.capacity() / 4 {
+            self.0.shrink_to(self.0.capacity() / 2);
+        }
+        Some(gone)
+    }
 
-/// Says which task runs on the calling thread.
-pub(crate) fn set_current(record: Option<Arc<Record>>) {
-    let before = CURRENT.try_with(|current| current.replace(record));
-    drop(before);
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Arc<Record>> {
+        self.0.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //!
-//! 1. A task is in `live` from before its thread exists until its outcome is written; then in `exiting` until its
+//! 1. A task is in the crowd of its group from before its thread exists until its outcome is written; then in `exiting` until its
 //!    thread was really joined; then in the bounded history.
 //! 2. Whether a task is accepted and whether its group's stop has begun is decided under one lock, `books`: a task is
 //!    registered before the stop, and then its token hangs below the token the stop cancels; or it is refused.
@@ -15,23 +15,31 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crossbeam_utils::atomic::AtomicCell;
+
 use crate::base::latch::Latch;
-use crate::base::sync::{JoinHandle, Mutex, Sender};
+use crate::base::sync::{AtomicBool, JoinHandle, Mutex, Ordering, Receiver, Sender, unbounded};
+use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
 use crate::base::unwind;
 use crate::cancel::token::CancellationToken;
 use crate::status::outcome::Outcome;
 use crate::status::request::ShutdownRequest;
 use crate::status::state::{End, TaskCounts, TaskId};
-use crate::task::errand::{Errand, What};
+use crate::task::errand::Errand;
 use crate::task::panic::PanicHook;
-use crate::task::record::{Birth, GroupId, Ledger, Record};
+use crate::task::record::{Birth, Crowd, GroupId, Ledger, Record};
 
 /// The group that holds all others.
 pub(crate) const ROOT: GroupId = GroupId(0);
 
 /// How many failures are kept whole; all are counted.
 const FAILURES_KEPT: usize = 64;
+
+/// How many threads that are all but gone are left to be joined by the next spawns, before the courier is sent.
+///
+/// A spawner that joins one gets its stack, still warm, for the thread it is about to start.
+const LEFT_TO_SPAWNERS: usize = 16;
 
 /// The books and what every spawn needs beside them.
 #[derive(Debug)]
@@ -41,7 +49,25 @@ pub(crate) struct Registry {
     pub(crate) request: ShutdownRequest,
     pub(crate) panic_hook: PanicHook,
     max_tasks: usize,
+    next_task: AtomicCell<u64>,
+    departed: (Sender<Departed>, Receiver<Departed>),
+    /// The courier was sent to the departed and has not begun.
+    is_courier_sent: AtomicBool,
     courier: Sender<Errand>,
+}
+
+/// A thread that has said its last words and is to be joined.
+#[derive(Debug)]
+pub(crate) struct Departed {
+    record: Arc<Record>,
+    thread: JoinHandle<()>,
+}
+
+impl Departed {
+    /// The name of its task.
+    pub(crate) fn path(&self) -> &Arc<str> {
+        &self.record.path
+    }
 }
 
 /// What a manager's builder decides about its registry.
@@ -55,10 +81,10 @@ pub(crate) struct Settings {
 
 #[derive(Debug)]
 struct Books {
-    next_task: u64,
     next_group: u64,
-    live: BTreeMap<TaskId, Arc<Record>>,
-    exiting: BTreeMap<TaskId, Arc<Record>>,
+    /// How many are in the crowds of the groups.
+    live: usize,
+    exiting: Crowd,
     groups: BTreeMap<GroupId, Entry>,
     history: VecDeque<Arc<Record>>,
     history_limit: usize,
@@ -80,7 +106,7 @@ struct Entry {
     /// Nobody holds the group any more.
     released: bool,
     /// The live ones.
-    tasks: BTreeSet<TaskId>,
+    tasks: Crowd,
     /// The longest grace of the tasks it has had.
     grace: Option<Duration>,
     children: BTreeSet<GroupId>,
@@ -111,10 +137,9 @@ impl Registry {
     pub(crate) fn new(settings: Settings, courier: Sender<Errand>) -> Self {
         let root = Entry::new(None, CancellationToken::new());
         let books = Books {
-            next_task: 1,
             next_group: ROOT.0 + 1,
-            live: BTreeMap::new(),
-            exiting: BTreeMap::new(),
+            live: 0,
+            exiting: Crowd::default(),
             groups: BTreeMap::from([(ROOT, root)]),
             history: VecDeque::new(),
             history_limit: settings.history,
@@ -128,6 +153,9 @@ impl Registry {
             request: ShutdownRequest::new(settings.grace),
             panic_hook: settings.panic_hook,
             max_tasks: settings.max_tasks,
+            next_task: AtomicCell::new(1),
+            departed: unbounded(),
+            is_courier_sent: AtomicBool::new(false),
             courier,
         }
     }
@@ -139,13 +167,15 @@ impl Registry {
         if self.ledger.is_forked() {
             return Err(Refusal::Forked);
         }
+        let (group, id) = (birth.group, TaskId(self.next_task.fetch_add(1)));
+        let record = Arc::new(Record::new(id, birth, &self.ledger));
         let mut books = self.books.lock();
-        let accepted = books.accepts(birth.group, self.max_tasks);
-        accepted.map(|()| {
-            let record = Arc::new(Record::new(TaskId(books.next_task), birth, &self.ledger));
+        let accepted = books.accepts(group, self.max_tasks);
+        if accepted.is_ok() {
             books.enter(&record);
-            record
-        })
+        }
+        drop(books);
+        accepted.map(|()| record)
     }
 
     /// Takes back a task whose thread could not be created.
@@ -172,38 +202,72 @@ impl Registry {
         unwind::discard(gone);
     }
 
-    /// The thread of a task is about to be no more: sends the courier to join it.
-    pub(crate) fn depart(self: &Arc<Self>, record: &Arc<Record>) {
+    /// The thread of a task is about to be no more: it is to be joined.
+    pub(crate) fn depart(&self, record: &Arc<Record>) {
         if let Some(thread) = record.depart() {
-            self.send_to_join(record, thread);
+            self.let_go(record, thread);
         }
     }
 
     /// The spawner brings the join handle of a task's thread.
-    pub(crate) fn attach(self: &Arc<Self>, record: &Arc<Record>, thread: JoinHandle<()>) {
+    pub(crate) fn attach(&self, record: &Arc<Record>, thread: JoinHandle<()>) {
         if let Some(thread) = record.attach(thread) {
-            self.send_to_join(record, thread);
+            self.let_go(record, thread);
         }
     }
 
-    fn send_to_join(self: &Arc<Self>, record: &Arc<Record>, thread: JoinHandle<()>) {
-        let (registry, record) = (Arc::clone(self), Arc::clone(record));
-        self.send(Errand::new(
-            What::Join(Arc::clone(&record.path)),
-            move || {
-                // Our closure for std returns `()` and catches everything: there is no result to look at.
-                unwind::discard(thread.join());
-                registry.joined(&record);
-            },
-        ));
+    fn let_go(&self, record: &Arc<Record>, thread: JoinHandle<()>) {
+        let record = Arc::clone(record);
+        drop(self.departed.0.send(Departed { record, thread }));
+        // Looked at after the send: whoever raised the request before it sends the courier himself.
+        if self.departed.1.len() >= LEFT_TO_SPAWNERS || self.request.latch().is_open() {
+            self.send_to_departed();
+        }
+    }
+
+    /// Sends the courier to join those who have departed.
+    pub(crate) fn send_to_departed(&self) {
+        // AcqRel, here and where it is taken back: who finds the courier sent already is seen by it.
+        if !self.is_courier_sent.swap(true, Ordering::AcqRel) {
+            self.send(Errand::JoinDeparted);
+        }
+    }
+
+    /// The courier begins to join the departed; whoever departs from now on sends it again.
+    pub(crate) fn courier_is_with_departed(&self) {
+        self.is_courier_sent.swap(false, Ordering::AcqRel);
+    }
+
+    pub(crate) fn next_departed(&self) -> Option<Departed> {
+        self.departed.1.try_recv().ok()
+    }
+
+    /// The real join, which waits for what is left of the thread.
+    pub(crate) fn join(&self, departed: Departed) {
+        // Our closure for std returns `()` and catches everything: there is no result to look at.
+        unwind::discard(departed.thread.join());
+        self.joined(&departed.record);
+    }
+
+    /// Joins one of the departed, if that takes no time: a spawner's part of the house-keeping.
+    pub(crate) fn join_one_who_is_gone(&self) {
+        let Some(departed) = self.next_departed() else {
+            return;
+        };
+        if departed.record.tid().is_some_and(thread_id::is_gone) {
+            self.join(departed);
+        } else {
+            drop(self.departed.0.send(departed));
+        }
     }
 
     fn joined(&self, record: &Record) {
         let mut books = self.books.lock();
-        let gone = books.exiting.remove(&record.id);
+        let gone = books.exiting.leave(record);
         let news = books.exiting.is_empty();
         drop(books);
-        drop(gone);
+        // The last of a record may hold the last of an error whose drop panics.
+        unwind::discard(gone);
         if news {
             self.request.bell().ring();
         }
@@ -225,33 +289,36 @@ impl Registry {
 
     // ---- looking ----
 
+    /// The live tasks, in order of creation.
     pub(crate) fn live(&self) -> Vec<Arc<Record>> {
-        self.books.lock().live.values().map(Arc::clone).collect()
+        let books = self.books.lock();
+        let live: Vec<_> = books.live_ones().map(Arc::clone).collect();
+        drop(books);
+        in_order(live)
     }
 
+    /// Those whose thread is not joined yet, in order of creation.
     pub(crate) fn exiting(&self) -> Vec<Arc<Record>> {
-        self.books.lock().exiting.values().map(Arc::clone).collect()
+        let books = self.books.lock();
+        let exiting: Vec<_> = books.exiting.iter().map(Arc::clone).collect();
+        drop(books);
+        in_order(exiting)
     }
 
     /// Everything the books still hold, in order of creation.
     pub(crate) fn everything(&self) -> Vec<Arc<Record>> {
         let books = self.books.lock();
-        let all = books
-            .live
-            .values()
-            .chain(books.exiting.values())
-            .chain(&books.history)
-            .chain(&books.failures);
-        let by_id: BTreeMap<TaskId, Arc<Record>> =
-            all.map(|record| (record.id, Arc::clone(record))).collect();
+        let all: Vec<_> = books.all().map(Arc::clone).collect();
         drop(books);
-        by_id.into_values().collect()
+        let mut all = in_order(all);
+        all.dedup_by_key(|record| record.id);
+        all
     }
 
     pub(crate) fn counts(&self) -> TaskCounts {
         let books = self.books.lock();
         TaskCounts {
-            live: books.live.len() as u64,
+            live: books.live as u64,
             ..books.counts
         }
     }
@@ -259,7 +326,7 @@ impl Registry {
     /// A latch that opens when no task is live; open already if none is.
     pub(crate) fn idle(&self) -> Arc<Latch> {
         let mut books = self.books.lock();
-        if books.live.is_empty() {
+        if books.live == 0 {
             return Arc::new(Latch::already_open());
         }
         let latch = Arc::new(Latch::new());
@@ -272,13 +339,8 @@ impl Registry {
     /// The task with this number, while the books hold it.
     pub(crate) fn find(&self, id: TaskId) -> Option<Arc<Record>> {
         let books = self.books.lock();
-        let ended = || books.history.iter().find(|record| record.id == id);
-        books
-            .live
-            .get(&id)
-            .or_else(|| books.exiting.get(&id))
-            .or_else(ended)
-            .map(Arc::clone)
+        let found = books.all().find(|record| record.id == id);
+        found.map(Arc::clone)
     }
 
     // ---- groups ----
@@ -379,20 +441,20 @@ impl Registry {
     /// Whether every task has ended and every thread was joined.
     pub(crate) fn is_empty(&self) -> bool {
         let books = self.books.lock();
-        books.live.is_empty() && books.exiting.is_empty()
+        books.live == 0 && books.exiting.is_empty()
     }
 
     /// From now on the history has room for everybody who is there, so that each gets a row in the report.
     pub(crate) fn keep_all_for_report(&self) {
         let mut books = self.books.lock();
-        books.history_limit = books.history_limit.saturating_add(books.live.len());
+        books.history_limit = books.history_limit.saturating_add(books.live);
     }
 }
 
 /// What left the books and who wants to know; to be dropped and told after the lock.
 #[derive(Debug, Default)]
 struct Gone {
-    records: Vec<Arc<Record>>,
+    record: Option<Arc<Record>>,
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
     news_for_drain: bool,
@@ -411,12 +473,29 @@ pub(crate) enum Thread {
     NeverStarted,
 }
 
+fn in_order(mut records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
+    records.sort_unstable_by_key(|record| record.id);
+    records
+}
+
 impl Books {
+    fn live_ones(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.groups.values().flat_map(|entry| entry.tasks.iter())
+    }
+
+    /// All records, some of them twice.
+    fn all(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.live_ones()
+            .chain(self.exiting.iter())
+            .chain(&self.history)
+            .chain(&self.failures)
+    }
+
     fn accepts(&self, group: GroupId, max_tasks: usize) -> Result<(), Refusal> {
         let refusing = self.groups.get(&group).is_none_or(|entry| entry.refusing);
         if refusing {
             Err(Refusal::ShuttingDown)
-        } else if self.live.len() >= max_tasks || self.threads() >= most_threads(max_tasks) {
+        } else if self.live >= max_tasks || self.threads() >= most_threads(max_tasks) {
             Err(Refusal::Limit(max_tasks))
         } else {
             Ok(())
@@ -425,29 +504,29 @@ impl Books {
 
     /// Threads that exist: those of live tasks and those that are not joined yet.
     fn threads(&self) -> usize {
-        self.live.len() + self.exiting.len()
+        self.live + self.exiting.len()
     }
 
+    /// Takes in a task whose group [accepts](Self::accepts) it.
     fn enter(&mut self, record: &Arc<Record>) {
-        self.next_task += 1;
         self.counts.spawned += 1;
-        self.live.insert(record.id, Arc::clone(record));
         if let Some(entry) = self.groups.get_mut(&record.group) {
-            entry.tasks.insert(record.id);
+            self.live += 1;
+            entry.tasks.enter(Arc::clone(record));
             entry.grace = entry.grace.max(record.grace);
         }
     }
 
-    /// Takes a task out of `live`.
+    /// Takes a task out of the live ones.
     fn leave(&mut self, record: &Record) -> Gone {
         let mut gone = Gone::default();
-        gone.records.extend(self.live.remove(&record.id));
         if let Some(entry) = self.groups.get_mut(&record.group) {
-            entry.tasks.remove(&record.id);
+            gone.record = entry.tasks.leave(record);
+            self.live -= usize::from(gone.record.is_some());
             gone.news_for_drain = entry.tasks.is_empty() && entry.asked.is_some();
         }
         gone.groups = self.prune(record.group);
-        if self.live.is_empty() {
+        if self.live == 0 {
             gone.idlers = std::mem::take(&mut self.idlers);
             gone.news_for_drain |= self.exiting.is_empty();
         }
@@ -473,7 +552,7 @@ impl Books {
             self.failures.push(Arc::clone(record));
         }
         if thread == Thread::ToBeJoined {
-            self.exiting.insert(record.id, Arc::clone(record));
+            self.exiting.enter(Arc::clone(record));
         }
         self.history.push_back(Arc::clone(record));
         if self.history.len() > self.history_limit {
@@ -492,12 +571,7 @@ impl Books {
         entry.refusing = true;
         entry.asked = Some(now);
         let (token, grace) = (entry.token.clone(), entry.grace);
-        let tasks = entry
-            .tasks
-            .iter()
-            .filter_map(|task| self.live.get(task))
-            .map(Arc::clone)
-            .collect();
+        let tasks = entry.tasks.iter().map(Arc::clone).collect();
         Some(StopOrder {
             group: id,
             token,
@@ -536,7 +610,7 @@ impl Entry {
             refusing: false,
             asked: None,
             released: false,
-            tasks: BTreeSet::new(),
+            tasks: Crowd::default(),
             grace: None,
             children: BTreeSet::new(),
             unasked: BTreeSet::new(),

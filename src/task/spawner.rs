@@ -10,14 +10,14 @@ use crate::base::sync::{self, Mutex};
 use crate::base::time::Duration;
 use crate::cancel::cancelled::Cancelled;
 use crate::policy::failure::OnFailure;
-use crate::task::context::TaskContext;
+use crate::task::context::{TaskBody, TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::{Slot, TaskHandle};
 use crate::task::panic::{self, PanicHook};
-use crate::task::record::{Birth, Record};
+use crate::task::record::Birth;
 use crate::task::registry::Refusal;
 use crate::task::spec;
-use crate::task::thread::{Job, TaskBody, TaskResult};
+use crate::task::thread::Job;
 
 /// More than enough for the cancel that follows a group's refusal.
 const CANCEL_FOLLOWS: Duration = Duration::from_secs(1);
@@ -159,13 +159,12 @@ impl TaskBuilder {
                 return Err(SpawnError::new(self.path, refusal.into(), stopped, body));
             }
         };
-        let value = Slot::new();
-        let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&value));
+        let slot = Slot::new(body);
+        let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&slot));
         let job = Job {
             record,
             group: self.group.clone(),
-            body,
-            value,
+            slot: Arc::clone(&slot),
         };
         if handle.token().is_cancelled() {
             job.skip();
@@ -173,12 +172,13 @@ impl TaskBuilder {
         }
         match self.start(job) {
             Ok(()) => Ok(handle),
-            Err((error, body)) => Err(SpawnError::new(
-                self.path,
-                SpawnFailure::Os(error),
-                None,
-                body,
-            )),
+            Err(error) => match slot.take_body() {
+                Some(body) => {
+                    let failure = SpawnFailure::Os(error);
+                    Err(SpawnError::new(self.path, failure, None, body))
+                }
+                None => unreachable!("a thread that was not created has not taken its body"),
+            },
         }
     }
 
@@ -193,19 +193,23 @@ impl TaskBuilder {
         }
     }
 
-    /// Starts the thread; if there is none to be had, strikes the task off the books and gives its body back.
-    fn start<T: Send + 'static>(&self, job: Job<T>) -> Result<(), (io::Error, TaskBody<T>)> {
-        let record = Arc::clone(&job.record);
-        match start_thread(&record, self.stack_size, job) {
-            Ok(thread) => {
-                self.group.registry().attach(&record, thread);
-                Ok(())
-            }
-            Err((error, job)) => {
-                self.group.registry().withdraw(&record);
-                Err((error, job.body))
-            }
-        }
+    /// Starts the thread; if there is none to be had, strikes the task off the books. Its body is left in the slot,
+    /// because std drops a closure whose thread could not be created.
+    fn start<T: Send + 'static>(&self, job: Job<T>) -> io::Result<()> {
+        // std rounds the size up to whole pages and asserts that the system takes it.
+        const LARGEST_STACK: usize = isize::MAX.unsigned_abs() / 2;
+        let (registry, record) = (self.group.registry(), Arc::clone(&job.record));
+        registry.join_one_who_is_gone();
+        let thread = if self.stack_size.is_some_and(|bytes| bytes > LARGEST_STACK) {
+            let words = "the stack size is larger than the address space";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, words))
+        } else {
+            let name = spec::thread_name(&record.path);
+            sync::start_thread(name, self.stack_size, move || job.run())
+        };
+        thread
+            .map(|thread| registry.attach(&record, thread))
+            .inspect_err(|_| registry.withdraw(&record))
     }
 }
 
@@ -215,38 +219,6 @@ fn stop_of(group: &Group, refusal: Refusal) -> Option<Cancelled> {
         Refusal::ShuttingDown => group.token().wait_timeout(CANCEL_FOLLOWS),
         Refusal::Limit(_) | Refusal::Forked => None,
     }
-}
-
-/// std drops a closure whose thread could not be created, so the job is left in a box that both sides can open.
-fn start_thread<T: Send + 'static>(
-    record: &Record,
-    stack_size: Option<usize>,
-    job: Job<T>,
-) -> Result<sync::JoinHandle<()>, (io::Error, Job<T>)> {
-    // std rounds the size up to whole pages and asserts that the system takes it.
-    if stack_size.is_some_and(|bytes| bytes > isize::MAX.unsigned_abs() / 2) {
-        let error = io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the stack size is larger than the address space",
-        );
-        return Err((error, job));
-    }
-    let parcel = Arc::new(Mutex::new(Some(job)));
-    let theirs = Arc::clone(&parcel);
-    let started = sync::start_thread(spec::thread_name(&record.path), stack_size, move || {
-        let job = theirs.lock().take();
-        drop(theirs);
-        if let Some(job) = job {
-            job.run();
-        }
-    });
-    started.map_err(|error| {
-        let job = parcel.lock().take();
-        match job {
-            Some(job) => (error, job),
-            None => unreachable!("a thread that was not created has not taken its job"),
-        }
-    })
 }
 
 /// Why a task was not accepted; gives its closure back.
