@@ -99,7 +99,7 @@ pub use shutdown::diagnosis::{Diagnosis, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]
 pub use shutdown::signal::SignalError;
-pub use status::outcome::{Outcome, SharedError};
+pub use status::outcome::{Failure, Outcome, SharedError};
 pub use status::panic::{Panic, Place};
 pub use status::state::{TaskCounts, TaskId, TaskState, TaskStatus};
 pub use task::context::{BoxError, TaskBody, TaskContext, TaskResult};

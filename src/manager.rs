@@ -7,16 +7,16 @@ use std::io;
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::base::latch;
+use crate::base::latch::{self, Latch};
 use crate::base::limits;
 use crate::base::log::{self, Level};
 use crate::base::sync::{JoinHandle, Mutex, start_thread, unbounded};
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::base::unwind;
-use crate::cancel::cancelled;
+use crate::cancel::cancelled::{self, Cancelled};
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::shutdown::courier::Courier;
-use crate::shutdown::drain::{self, Verdict};
+use crate::shutdown::drain::{self, Body, Verdict};
 use crate::shutdown::report::ShutdownReport;
 #[cfg(all(feature = "signals", not(loom)))]
 use crate::shutdown::signal::{self, SignalError};
@@ -26,14 +26,16 @@ use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
 use crate::task::occupant;
 use crate::task::panic::PanicHook;
+use crate::task::record::Record;
 use crate::task::registry::{Registry, Settings};
 use crate::task::spawner::{SpawnError, TaskBuilder};
 
 /// The environment variable that overrides the grace, in seconds.
 const GRACE_VARIABLE: &str = "TASKMUSTER_GRACE";
 
-/// How long the manager waits for its own threads after the report: they have nothing left to do.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the manager waits for its own threads after the report, at most and at least: they have nothing left to do,
+/// unless the logger hangs.
+const FAREWELL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(20));
 
 /// Runs `body` with a manager, then stops all its tasks: [`Manager::builder`]`().`[`run`](ManagerBuilder::run)`(body)`.
 #[track_caller]
@@ -124,7 +126,7 @@ impl Manager {
 
     /// Makes a group. Groups stop in reverse order of creation.
     #[must_use]
-    pub fn group(&self, name: &str) -> Group {
+    pub fn group(&self, name: impl AsRef<str>) -> Group {
         self.root.group(name)
     }
 
@@ -151,11 +153,26 @@ impl Manager {
     }
 
     /// Waits until the shutdown is requested (by a signal, a call, or the failure of a critical task), or no task is
-    /// left. Returns before the tasks have stopped: what follows is what else `main` wants to do at the end.
+    /// left. Returns before the tasks have stopped: what follows is what else `main` wants to do at the end. Inside one
+    /// of the manager's own tasks it also ends when that task is asked to stop.
     #[must_use = "says why the wait is over"]
     pub fn wait(&self) -> Waited {
-        let idle = self.registry.idle();
-        latch::wait_any(&[self.registry.request.latch(), &idle], Deadline::NEVER);
+        if self.registry.ledger.is_forked() {
+            return Waited::NothingLeft;
+        }
+        let request = self.registry.request.latch();
+        let own_task = occupant::current().filter(|record| self.owns(record));
+        if let Some(record) = own_task {
+            latch::wait_any(
+                &[request, record.token.node().beacon().latch()],
+                Deadline::NEVER,
+            );
+            if let (false, Err(cancelled)) = (request.is_open(), record.token.checkpoint()) {
+                return Waited::Cancelled(cancelled);
+            }
+        } else {
+            latch::wait_any(&[request, &self.registry.idle()], Deadline::NEVER);
+        }
         match self.registry.request.demand() {
             Some(demand) => Waited::Requested(demand.cause),
             None => Waited::NothingLeft,
@@ -173,9 +190,17 @@ impl Manager {
         ShutdownRequester(Arc::clone(&self.registry))
     }
 
-    /// Stops all tasks, groups in reverse order of creation, and waits for the report: at most the grace.
+    /// Skips what is left of the grace, as the second Ctrl-C does: everybody is asked at once and has 200 ms to answer.
+    /// Requests the shutdown as well, if nobody did. Returns at once.
+    #[track_caller]
+    pub fn hurry(&self) {
+        self.requester().hurry();
+    }
+
+    /// Stops all tasks, groups in reverse order of creation, and waits for the report: at most the grace, unless a
+    /// shutdown with another deadline is under way.
     ///
-    /// Concurrent and later calls get the same report. A shutdown under way keeps its deadline.
+    /// Concurrent and later calls get the same report.
     ///
     /// # Errors
     /// [`ShutdownError::WouldDeadlock`] inside one of the manager's own tasks: the shutdown is requested, but that task
@@ -227,8 +252,11 @@ impl Manager {
 
     /// Whether the caller is one of the manager's tasks.
     fn is_own_task(&self) -> bool {
-        occupant::current()
-            .is_some_and(|record| Arc::ptr_eq(record.ledger(), &self.registry.ledger))
+        occupant::current().is_some_and(|record| self.owns(&record))
+    }
+
+    fn owns(&self, record: &Record) -> bool {
+        Arc::ptr_eq(record.ledger(), &self.registry.ledger)
     }
 
     /// Joins the manager's own threads, which end with the report, unless a straggler or a logger holds one of them.
@@ -236,7 +264,14 @@ impl Manager {
         let warden = self.warden.lock().take();
         unwind::discard(warden.map(JoinHandle::join));
         if self.registry.is_empty() {
-            self.courier.join(Deadline::after(FAREWELL));
+            let (most, least) = FAREWELL;
+            let left = self
+                .registry
+                .request
+                .demand()
+                .and_then(|demand| demand.deadline.remaining());
+            let patience = left.map_or(most, |left| left.clamp(least, most));
+            self.courier.join(Deadline::after(patience));
         }
     }
 }
@@ -276,7 +311,8 @@ impl ManagerBuilder {
     /// The time a shutdown may take in all, from the request to the report; 10 s without it.
     ///
     /// The environment variable `TASKMUSTER_GRACE`, in seconds with fractions, overrides it, so that whoever operates
-    /// the program can fit it to the supervisor's own patience (Docker 10 s, Kubernetes 30 s, systemd 90 s). A grace of
+    /// the program can fit it to the supervisor's own patience (Docker 10 s, Kubernetes 30 s, systemd 90 s). It holds for
+    /// every manager of the process; a time given to `shutdown_timeout` stands. Empty, it counts as unset. A grace of
     /// `Duration::MAX` means for ever.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -307,6 +343,10 @@ impl ManagerBuilder {
     /// # Errors
     /// [`BuildError`] when `TASKMUSTER_GRACE` is no number of seconds, or the system has no thread to give.
     pub fn build(self) -> Result<Manager, BuildError> {
+        self.build_for(None)
+    }
+
+    fn build_for(self, body: Option<Arc<Body>>) -> Result<Manager, BuildError> {
         let settings = Settings {
             grace: grace_from_environment()?.unwrap_or(self.grace),
             max_tasks: self.max_tasks.unwrap_or_else(limits::default_max_tasks),
@@ -322,7 +362,8 @@ impl ManagerBuilder {
         let registry = Arc::new(Registry::new(settings, sender));
         let courier = Courier::start(&registry, errands).map_err(BuildError::Os)?;
         let verdict = Verdict::new();
-        let warden = start_warden(&registry, &courier, &verdict).inspect_err(|_| courier.close());
+        let warden =
+            start_warden(&registry, &courier, &verdict, body).inspect_err(|_| courier.close());
         Ok(Manager {
             root: Group::root(&registry),
             registry,
@@ -341,11 +382,19 @@ impl ManagerBuilder {
     #[track_caller]
     pub fn run(self, body: impl FnOnce(&Manager) -> TaskResult) -> ShutdownReport {
         let place = Location::caller();
-        let manager = match self.build() {
+        let watched = Arc::new(Body {
+            place,
+            over: Latch::new(),
+        });
+        let manager = match self.build_for(Some(Arc::clone(&watched))) {
             Ok(manager) => manager,
             Err(error) => return ShutdownReport::of_failed_start(place, &error),
         };
         let result = unwind::catch(|| body(&manager));
+        watched.over.open();
+        if manager.registry.ledger.is_forked() {
+            return ShutdownReport::of_fork(place);
+        }
         let under_way = manager.registry.request.demand();
         let over =
             Cause::at_place(CauseKind::Shutdown, place).with_note("end of the body of `run`");
@@ -373,6 +422,7 @@ fn start_warden(
     registry: &Arc<Registry>,
     courier: &Arc<Courier>,
     verdict: &Arc<Verdict>,
+    body: Option<Arc<Body>>,
 ) -> io::Result<JoinHandle<()>> {
     let (registry, courier, verdict) = (
         Arc::clone(registry),
@@ -380,7 +430,7 @@ fn start_warden(
         Arc::clone(verdict),
     );
     start_thread("tm-warden".to_owned(), None, move || {
-        drain::stand_guard(&registry, &courier, &verdict);
+        drain::stand_guard(&registry, &courier, &verdict, body.as_deref());
     })
 }
 
@@ -388,6 +438,9 @@ fn grace_from_environment() -> Result<Option<Duration>, BuildError> {
     let Some(value) = env::var_os(GRACE_VARIABLE) else {
         return Ok(None);
     };
+    if value.is_empty() {
+        return Ok(None);
+    }
     let text = value.to_string_lossy();
     let seconds = text
         .trim()
@@ -407,6 +460,8 @@ pub enum Waited {
     Requested(Cause),
     /// No task is left.
     NothingLeft,
+    /// The task that waited was itself asked to stop.
+    Cancelled(Cancelled),
 }
 
 /// Asks a manager for its shutdown, from anywhere; made by [`Manager::requester`].
@@ -438,9 +493,7 @@ impl ShutdownRequester {
             .request
             .raise(Cause::here(CauseKind::Shutdown).with_note(note), None);
     }
-}
 
-impl ShutdownRequester {
     /// Skips what is left of the grace, as the second Ctrl-C does: everybody is asked at once and has 200 ms to answer.
     ///
     /// Requests the shutdown as well, if nobody did.

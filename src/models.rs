@@ -20,7 +20,7 @@ use crate::cancel::cause::CauseKind;
 use crate::cancel::token::CancellationToken;
 use crate::policy::failure::OnFailure;
 use crate::status::outcome::Outcome;
-use crate::task::handle::{JoinError, Slot, TaskHandle};
+use crate::task::handle::{Content, JoinError, Slot, TaskHandle};
 use crate::task::panic::PanicHook;
 use crate::task::record::{Birth, Record};
 use crate::task::registry::{ROOT, Refusal, Registry, Settings, Thread};
@@ -93,7 +93,7 @@ pub fn a_spawn_against_the_stop_is_cancelled_or_refused() {
             assert_eq!((asked, registry.counts().live), (1, 1));
         }
         Err(refusal) => {
-            assert_eq!(refusal, Refusal::ShuttingDown);
+            assert_eq!(refusal, Refusal::Stopping);
             assert_eq!((asked, registry.counts().spawned), (0, 0));
         }
     }
@@ -107,7 +107,7 @@ pub fn two_joiners_share_one_value() {
         thread::spawn(move || handle.join())
     };
     let joiners = [join(), join()];
-    slot.put(7_u8); // as its thread does, once it has taken the body
+    slot.put(Content::Value(7_u8)); // as its thread does, once it has taken the body
     registry.end(&record, Outcome::Completed, Thread::NeverStarted);
     record.settle();
     let [first, second] = joiners.map(|joiner| joiner.join().unwrap());

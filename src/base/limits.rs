@@ -4,21 +4,52 @@
 //! process (rust-lang/rust#78497). So the limit is asked for first, and an error is returned instead.
 
 use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
-/// Linux's default `vm.max_map_count` of 65,530 divided by six; used where nothing can be read.
-const FALLBACK: usize = 10_921;
+use crate::base::sync::{Ordering, StaticCounter};
+
+/// Linux's default `vm.max_map_count`; used where nothing can be read.
+const FALLBACK: usize = 65_530;
 
 /// The default limit of live tasks: `vm.max_map_count / 6`, bounded by the process and cgroup limits.
 pub(crate) fn default_max_tasks() -> usize {
+    bounded(max_map_count() / 6)
+}
+
+/// The threads of all managers of this process.
+static THREADS: StaticCounter = StaticCounter::new(0);
+
+/// How many threads of tasks this process may have, whatever its managers say: `vm.max_map_count / 5`, bounded likewise.
+fn process_cap() -> usize {
+    static CAP: OnceLock<usize> = OnceLock::new();
+    *CAP.get_or_init(|| bounded(max_map_count() / 5))
+}
+
+/// Counts one more thread of a task; gives the limit, if it is reached.
+pub(crate) fn claim_thread() -> Result<(), usize> {
+    let cap = process_cap();
+    let one_more = |threads: usize| (threads < cap).then_some(threads + 1);
+    // Relaxed: only the number counts.
+    let claimed = THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+    claimed.map(drop).map_err(|_| cap)
+}
+
+/// A thread that was claimed is no more.
+pub(crate) fn release_thread() {
+    THREADS.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn bounded(limit: usize) -> usize {
     [max_processes(), cgroup_pids_max()]
         .into_iter()
         .flatten()
-        .fold(by_memory_maps(), usize::min)
+        .fold(limit, usize::min)
         .max(1)
 }
 
-fn by_memory_maps() -> usize {
-    number_in("/proc/sys/vm/max_map_count").map_or(FALLBACK, |maps| maps / 6)
+fn max_map_count() -> usize {
+    number_in(Path::new("/proc/sys/vm/max_map_count")).unwrap_or(FALLBACK)
 }
 
 fn max_processes() -> Option<usize> {
@@ -34,6 +65,7 @@ fn soft_limit(limits: &str, name: &str) -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// The least `pids.max` of this process's cgroups and those above them.
 fn cgroup_pids_max() -> Option<usize> {
     let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     memberships
@@ -44,7 +76,12 @@ fn cgroup_pids_max() -> Option<usize> {
             "/sys/fs/cgroup".to_owned(),
             "/sys/fs/cgroup/pids".to_owned(),
         ])
-        .find_map(|directory| number_in(&format!("{directory}/pids.max")))
+        .flat_map(|directory| {
+            let ancestors = Path::new(&directory).ancestors();
+            let limits = ancestors.map(|directory| number_in(&directory.join("pids.max")));
+            limits.flatten().collect::<Vec<_>>()
+        })
+        .min()
 }
 
 /// `0::/user.slice` (version 2) or `4:pids:/docker/ab12` (version 1).
@@ -57,7 +94,7 @@ fn pids_directory(membership: &str) -> Option<String> {
     }
 }
 
-fn number_in(path: &str) -> Option<usize> {
+fn number_in(path: &Path) -> Option<usize> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

@@ -4,6 +4,8 @@ pub(crate) mod time;
 
 pub(crate) mod unwind;
 
+pub(crate) mod text;
+
 pub(crate) mod sync;
 
 pub(crate) mod latch;

@@ -11,6 +11,10 @@ pub(crate) use crossbeam_channel::{
     Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select_biased, unbounded,
 };
 
+/// For what belongs to the whole process and outlives a model: loom does not see it.
+pub(crate) use std::sync::atomic::AtomicUsize as StaticCounter;
+
+pub(crate) use crossbeam_utils::atomic::AtomicCell;
 /// Whether the calling thread is unwinding.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()

@@ -5,6 +5,8 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
+use crate::base::text::printable;
+
 /// Why a token was cancelled: the kind of reason, the source line that asked, the task that asked, and a note.
 ///
 /// The first cause wins: a token keeps the one it was cancelled with. Cheap to clone.
@@ -148,7 +150,8 @@ impl fmt::Display for Cause {
         if let Some(at) = at {
             write!(f, " at {}:{}", at.file(), at.line())?;
         }
-        note.as_ref().map_or(Ok(()), |note| write!(f, " ({note})"))
+        note.as_ref()
+            .map_or(Ok(()), |note| write!(f, " ({})", printable(note)))
     }
 }
 

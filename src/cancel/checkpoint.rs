@@ -2,9 +2,7 @@
 
 use std::panic::Location;
 
-use crossbeam_utils::atomic::AtomicCell;
-
-use crate::base::sync::{AtomicUsize, Ordering};
+use crate::base::sync::{AtomicCell, AtomicUsize, Ordering};
 
 /// Where a task was last, how many checkpoints it has passed, and what it waits for.
 ///

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::base::latch::Latch;
+use crate::base::log;
 use crate::base::sync::{
     self, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
 };
@@ -33,6 +34,8 @@ struct Shared {
     /// The number of the courier at work; a replaced one has an older number.
     at_work: AtomicUsize,
     busy: Mutex<Option<Busy>>,
+    /// The numbers of those who were replaced and have not come back, and what they hang in.
+    lost: Mutex<Vec<(usize, Busy)>>,
     /// The shutdown is over: go when nothing is left to join.
     closing: AtomicBool,
     gone: Latch,
@@ -53,6 +56,7 @@ impl Courier {
         let shared = Arc::new(Shared {
             at_work: AtomicUsize::new(0),
             busy: Mutex::new(None),
+            lost: Mutex::new(Vec::new()),
             closing: AtomicBool::new(false),
             gone: Latch::new(),
         });
@@ -78,41 +82,72 @@ impl Courier {
         Ok(())
     }
 
-    /// What the courier has been busy with for longer than `limit`.
-    pub(crate) fn stuck_for(&self, limit: Duration) -> Option<(What, Duration)> {
+    /// Whether the courier has been busy with one errand for longer than `limit`.
+    pub(crate) fn is_stuck_for(&self, limit: Duration) -> bool {
+        self.busy_for(limit).is_some()
+    }
+
+    /// Whether a line of log is what this courier, or one that was replaced, hangs in.
+    pub(crate) fn is_logger_stuck(&self) -> bool {
+        let in_logger = |busy: &Busy| matches!(busy.what, What::Log | What::Flush);
+        self.shared
+            .lost
+            .lock()
+            .iter()
+            .any(|(_, busy)| in_logger(busy))
+    }
+
+    /// What the courier has been busy with for longer than `limit`, or what one that was replaced still is.
+    pub(crate) fn stuck_in(&self, limit: Duration) -> Option<String> {
+        let lost = self
+            .shared
+            .lost
+            .lock()
+            .first()
+            .map(|(_, busy)| busy.clone());
+        lost.or_else(|| self.busy_for(limit))
+            .map(|busy| busy.what.to_string())
+    }
+
+    fn busy_for(&self, limit: Duration) -> Option<Busy> {
         let busy = self.shared.busy.lock().clone()?;
         let so_far = time::now().saturating_duration_since(busy.since);
-        (so_far > limit).then_some((busy.what, so_far))
+        (so_far > limit).then_some(busy)
     }
 
     /// Puts a new courier to work. Should the system have no thread for it, the old one may still come back.
     pub(crate) fn replace(&self) {
-        let number = self.shared.at_work.load(Ordering::Acquire) + 1;
-        // Released before the new one starts, so that the old one cannot take another errand as the one at work.
-        self.shared.at_work.store(number, Ordering::Release);
-        let busy = self.shared.busy.lock().take();
-        drop(busy);
-        if self.start_number(number).is_err() {
-            self.shared.at_work.store(number - 1, Ordering::Release);
+        let number = self.shared.at_work.load(Ordering::Acquire);
+        // Before the new one starts, so that the old one cannot take another errand as the one at work.
+        self.shared.at_work.store(number + 1, Ordering::Release);
+        if self.start_number(number + 1).is_err() {
+            self.shared.at_work.store(number, Ordering::Release);
+            return;
         }
-        // The old one may be stuck in the middle of them.
+        let busy = self.shared.busy.lock().take();
+        if let Some(busy) = busy {
+            self.shared.lost.lock().push((number, busy));
+        }
+        // The old one may hang in the middle of them.
         self.registry.send_to_departed();
     }
 
-    /// Does `work` after all that was sent before, and waits for it; `false` if the deadline came first.
-    pub(crate) fn finish(
-        &self,
-        what: What,
-        work: impl FnOnce() + Send + 'static,
-        deadline: Deadline,
-    ) -> bool {
+    /// Has the log flushed after all that was sent before, and waits for it: until the deadline, and no longer than
+    /// `patience` if the courier hangs in something else.
+    pub(crate) fn flush(&self, patience: Duration, deadline: Deadline) {
         let done = Arc::new(Latch::new());
         let theirs = Arc::clone(&done);
-        self.registry.send(Errand::run(what, move || {
-            unwind::contain(work);
+        self.registry.send(Errand::run(What::Flush, move || {
+            log::flush();
             theirs.open();
         }));
-        done.wait_until(deadline)
+        while !done.wait_until(Deadline::after(patience).earlier(deadline)) {
+            let before = self.busy_for(patience);
+            let hangs = before.is_some_and(|busy| !matches!(busy.what, What::Flush));
+            if hangs || deadline.has_passed() {
+                break;
+            }
+        }
     }
 
     /// Lets the courier go as soon as nothing is left to join.
@@ -173,6 +208,8 @@ impl Shared {
         if still_at_work {
             let done = self.busy.lock().take();
             drop(done);
+        } else {
+            self.lost.lock().retain(|(lost, _)| *lost != number);
         }
         still_at_work
     }

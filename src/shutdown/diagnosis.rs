@@ -24,7 +24,7 @@ pub struct Diagnosis {
     pub checkpoints_since: usize,
     /// The wait of this library it is in, if it is in one.
     pub waiting_for: Option<String>,
-    /// The processor time it used since it was asked, and over which time that was measured, where the kernel says.
+    /// The processor time it used of late, and over which time that was measured, where the kernel says.
     pub cpu: Option<(Duration, Duration)>,
     /// Whether the kernel saw it on a processor or ready for one.
     pub running: bool,
@@ -36,6 +36,9 @@ pub struct Diagnosis {
     pub stage: Stage,
 }
 
+/// How the wait for another task begins.
+pub(crate) const END_OF: &str = "the end of ";
+
 /// How far a task that did not stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -44,7 +47,9 @@ pub enum Stage {
     NotBegun,
     /// Its body is running.
     Body,
-    /// Its body is over; its thread is in the destructor of a thread-local or in the logger.
+    /// Its body is over; its thread is in the logger, to tell of its end.
+    Logging,
+    /// Its body is over; its thread is in the destructor of a thread-local.
     Exiting,
 }
 
@@ -119,10 +124,11 @@ impl fmt::Display for Diagnosis {
                     human(self.asked)
                 );
             }
-            Stage::Exiting => {
-                f.write_str(
-                    "has ended, but its thread is still exiting (thread-local destructor)",
-                )?;
+            Stage::Logging | Stage::Exiting => {
+                f.write_str(match self.stage {
+                    Stage::Logging => "has ended, but its thread is still in the logger",
+                    _ => "has ended, but its thread is still exiting (thread-local destructor)",
+                })?;
                 return match &self.blocked_in {
                     Some(call) => write!(f, ", blocked in {call}"),
                     None => Ok(()),
@@ -144,11 +150,12 @@ impl fmt::Display for Diagnosis {
             };
         }
         if let Some(wait) = &self.waiting_for {
-            return write!(
-                f,
-                "waits for {wait}{}: what it waits for does not hear its stop",
-                self.place()
-            );
+            let why = if wait.starts_with(END_OF) {
+                "that one does not stop either"
+            } else {
+                "its stop should have ended that, so the machine is overloaded"
+            };
+            return write!(f, "waits for {wait}{}: {why}", self.place());
         }
         f.write_str(&self.silence())?;
         match (&self.cpu, &self.blocked_in) {

@@ -14,19 +14,24 @@
 //!
 //! 1. While the share of the group asked last is not over and some of its tasks live, nobody else is asked. Else the
 //!    next group is: those below before those above, the youngest first. Late ones go on being awaited.
-//! 2. Hurried, or past the deadline, all groups are asked at once.
+//! 2. Hurried, or past the deadline, all groups are asked in one step, whatever is still being made.
 //! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over.
 //! 4. Shortly before the deadline stragglers are diagnosed, at the deadline abandoned.
-//! 5. Else the warden sleeps until the bell rings or something falls due. Whoever empties a group or the books rings.
+//! 5. Else, if nobody was asked in this turn, the warden sleeps until the bell rings or something falls due. Whoever
+//!    empties a group or the books rings.
+//!
+//! What may block is the courier's business. Should it hang, in a logger say, the warden joins those threads itself of
+//! which the kernel says that they are gone, and says no more to the logger.
 //!
 //! # Scenarios
 //! *A task is spawned while its group is about to be asked*: registered before, it is among the group's tasks or below
 //! its cancelled token; else refused (registry.rs, 2). *A task spawned into a group that is asked later*: the group's
 //! tasks are taken when it is asked, not before. *A straggler ends between diagnosis and deadline*: it is not in the
-//! books' `live` any more and gets an ordinary row. *It ends while it is abandoned*: `Record::abandon` and `Record::end`
+//! books any more as live and gets an ordinary row. *It ends while it is abandoned*: `Record::abandon` and `Record::end`
 //! are decided under the record's lock; if the end came first, it is not abandoned.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::latch::Latch;
@@ -35,14 +40,15 @@ use crate::base::sync::Mutex;
 use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::cancel::checkpoint::Wait;
 use crate::shutdown::courier::Courier;
-use crate::shutdown::diagnosis::{Diagnosis, Stage};
+use crate::shutdown::diagnosis::{Diagnosis, END_OF, Stage};
 use crate::shutdown::kernel;
 use crate::shutdown::report::{Facts, ShutdownReport, TaskReport};
+use crate::status::outcome::Outcome;
 use crate::status::request::Demand;
 use crate::status::state::{TaskId, TaskState};
 use crate::task::errand::{Errand, What};
-use crate::task::record::{GroupId, Record};
-use crate::task::registry::Registry;
+use crate::task::record::{GroupId, Record, Standing};
+use crate::task::registry::{Registry, StopOrder};
 
 /// What a hurried shutdown gives everybody to answer.
 const HURRY: Duration = Duration::from_millis(200);
@@ -53,11 +59,14 @@ const DIAGNOSIS: Duration = Duration::from_millis(25);
 /// How many stragglers are looked up in the kernel; the others get their last checkpoint, which is free.
 const DETAILED: usize = 64;
 
-/// When the CPU time of those who are left is read for the first time, after the first group was asked.
+/// How long after it was asked the CPU time of one who is left is read for the first time.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
-/// How often the checkpoints of those who are left are sampled.
-const SAMPLE: Duration = Duration::from_millis(250);
+/// How often those who are left are sampled: their checkpoints, and their CPU time the first time.
+const SAMPLE: Duration = Duration::from_millis(200);
+
+/// The share of a group that has no grace when the shutdown has no deadline.
+const SHARE_WITHOUT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often a line says who is awaited.
 const NEWS: Duration = Duration::from_secs(5);
@@ -68,8 +77,14 @@ const NAMES: usize = 8;
 /// How long the courier may take for one errand of a shutdown before it is replaced.
 const COURIER: Duration = Duration::from_secs(1);
 
-/// How long the log may take to be flushed when the deadline leaves no time for it.
-const FLUSH: Duration = Duration::from_millis(20);
+/// How long the courier may take before nobody waits for it any more.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How often the warden looks for threads that are gone while the courier hangs.
+const INSTEAD_OF_COURIER: Duration = Duration::from_millis(5);
+
+/// How long the body of `run` may take to return when all tasks have stopped, before a line says that it does not.
+const BODY: Duration = Duration::from_secs(1);
 
 /// Where the report is found once it is there.
 #[derive(Debug)]
@@ -104,7 +119,12 @@ impl Verdict {
 }
 
 /// The life of the warden: waits for the request, answers it, gives the report.
-pub(crate) fn stand_guard(registry: &Arc<Registry>, courier: &Courier, verdict: &Verdict) {
+pub(crate) fn stand_guard(
+    registry: &Arc<Registry>,
+    courier: &Courier,
+    verdict: &Verdict,
+    body: Option<&Body>,
+) {
     let demand = loop {
         match registry.request.demand() {
             Some(demand) => break demand,
@@ -112,8 +132,28 @@ pub(crate) fn stand_guard(registry: &Arc<Registry>, courier: &Courier, verdict: 
         };
     };
     let report = Drain::begin(registry, courier, demand).run();
+    registry.request.close();
     verdict.give(report);
+    if let Some(body) = body.filter(|body| !body.over.wait_until(Deadline::after(BODY))) {
+        let at = body.place;
+        let line = format!(
+            "all tasks were stopped, but the body of `run` at {}:{} has not returned",
+            at.file(),
+            at.line()
+        );
+        registry.send(Errand::run(What::Log, move || {
+            log::say(Level::Warn, format_args!("{line}"));
+        }));
+    }
     courier.close();
+}
+
+/// The body of `run`, which a shutdown can ask to stop but not stop.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) place: &'static Location<'static>,
+    /// Open when it has returned.
+    pub(crate) over: Latch,
 }
 
 /// One shutdown.
@@ -127,11 +167,9 @@ struct Drain<'a> {
     current: Option<(GroupId, Deadline)>,
     all_asked: bool,
     watched: BTreeMap<TaskId, Watched>,
-    first_look: Deadline,
     next_sample: Deadline,
     next_news: Deadline,
     diagnoses: Option<BTreeMap<TaskId, Diagnosis>>,
-    stuck_courier: Option<String>,
 }
 
 /// What the warden remembers of a task it asked.
@@ -149,7 +187,7 @@ struct Watched {
 
 impl<'a> Drain<'a> {
     fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
-        registry.keep_all_for_report();
+        registry.call_muster();
         registry.send_to_departed();
         let drain = Self {
             registry,
@@ -159,11 +197,9 @@ impl<'a> Drain<'a> {
             current: None,
             all_asked: false,
             watched: BTreeMap::new(),
-            first_look: Deadline::after(FIRST_LOOK),
             next_sample: Deadline::after(SAMPLE),
             next_news: Deadline::after(NEWS),
             diagnoses: None,
-            stuck_courier: None,
         };
         drain.announce();
         drain
@@ -188,8 +224,8 @@ impl<'a> Drain<'a> {
     fn run(mut self) -> ShutdownReport {
         loop {
             self.hear_request();
-            self.ask_who_is_due();
-            if self.all_asked && self.registry.is_empty() {
+            let has_asked = self.ask_who_is_due();
+            if self.is_over() {
                 break;
             }
             if self.is_time_to_diagnose() {
@@ -199,7 +235,9 @@ impl<'a> Drain<'a> {
                 break;
             }
             self.observe();
-            self.registry.request.bell().wait_until(self.next_turn());
+            if !has_asked {
+                self.registry.request.bell().wait_until(self.next_turn());
+            }
         }
         self.conclude()
     }
@@ -213,7 +251,7 @@ impl<'a> Drain<'a> {
                 .map(Deadline::at);
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
             if demand.hurried_at.is_some() && self.demand.hurried_at.is_none() {
-                self.first_look = self.first_look.earlier(Deadline::after(Duration::ZERO));
+                self.next_sample = Deadline::after(Duration::ZERO);
                 let limit = human(HURRY);
                 self.say(
                     Level::Info,
@@ -228,33 +266,54 @@ impl<'a> Drain<'a> {
         self.demand.hurried_at.is_some() || self.deadline.has_passed()
     }
 
-    /// Begins the stop of every group whose turn it is (1, 2).
-    fn ask_who_is_due(&mut self) {
-        while self.is_urgent() || self.current.is_none_or(|current| self.is_over(current)) {
-            let now = time::now();
-            let Some(order) = self.registry.begin_next_stop(now) else {
-                self.all_asked = true;
-                return;
-            };
-            // Before the cancel: what a task passes from now on, it passes after the stop.
-            for record in order.tasks {
-                self.watched.insert(record.id, Watched::new(record, now));
-            }
-            order.token.cancel_with(self.demand.cause.clone());
-            let share = self.share(order.grace);
-            self.current = Some((order.group, Deadline::after(share).earlier(self.deadline)));
+    /// Begins the stop of the next group, if its turn has come (1), or of all (2); `true` if it did.
+    fn ask_who_is_due(&mut self) -> bool {
+        let now = time::now();
+        let order = if self.all_asked {
+            return false;
+        } else if self.is_urgent() {
+            self.all_asked = true;
+            self.registry.begin_every_stop(now)
+        } else if self
+            .current
+            .is_none_or(|current| self.has_had_its_turn(current))
+        {
+            self.registry.begin_next_stop(now)
+        } else {
+            return false;
+        };
+        match order {
+            Some(order) => self.ask(order, now),
+            None => self.all_asked = true,
         }
+        true
+    }
+
+    fn ask(&mut self, order: StopOrder, now: Instant) {
+        let share = self.share(&order);
+        self.current = Some((order.group, Deadline::after(share).earlier(self.deadline)));
+        // Before the cancel: what a task passes from now on, it passes after the stop.
+        for record in order.tasks {
+            self.watched.insert(record.id, Watched::new(record, now));
+        }
+        order.token.cancel_with(self.demand.cause.clone());
     }
 
     /// Whether the group asked last has stopped or used up its share.
-    fn is_over(&self, (group, share): (GroupId, Deadline)) -> bool {
+    fn has_had_its_turn(&self, (group, share): (GroupId, Deadline)) -> bool {
         self.registry.live_in(group) == 0 || share.has_passed()
     }
 
-    /// The group's own grace, but at most half of what is left while others are to be asked; else a fair share.
-    fn share(&self, grace: Option<Duration>) -> Duration {
-        let Some(grace) = grace else {
+    /// The longest grace of the group's tasks, but at most half of what is left while others are to be asked; for
+    /// those without a grace a fair share.
+    fn share(&self, order: &StopOrder) -> Duration {
+        let Some(grace) = order.grace else {
             return self.fair_share();
+        };
+        let grace = if order.some_have_no_grace {
+            grace.max(self.fair_share())
+        } else {
+            grace
         };
         match self.deadline.remaining() {
             Some(left) if self.registry.groups_to_ask() > 0 => grace.min(left / 2),
@@ -267,7 +326,20 @@ impl<'a> Drain<'a> {
         let groups = u32::try_from(self.registry.groups_to_ask() + 1).unwrap_or(u32::MAX);
         self.deadline
             .remaining()
-            .map_or(Duration::MAX, |left| left / groups)
+            .map_or(SHARE_WITHOUT_LIMIT, |left| left / groups)
+    }
+
+    /// Whether all have stopped and were joined (3).
+    fn is_over(&self) -> bool {
+        if self.all_asked && self.must_join_itself() {
+            self.registry.join_all_who_are_gone();
+        }
+        self.all_asked && self.registry.is_empty()
+    }
+
+    /// Whether nobody lives, but the courier hangs and joins nobody.
+    fn must_join_itself(&self) -> bool {
+        self.courier.is_stuck_for(PATIENCE) && self.registry.counts().live == 0
     }
 
     /// When the next turn of the loop is due, if nobody rings.
@@ -281,7 +353,12 @@ impl<'a> Drain<'a> {
         } else {
             self.deadline
         };
-        [self.first_look, self.next_sample, self.next_news, diagnosis]
+        let joins = if self.all_asked && self.must_join_itself() {
+            Deadline::after(INSTEAD_OF_COURIER)
+        } else {
+            Deadline::NEVER
+        };
+        [self.next_sample, self.next_news, diagnosis, joins]
             .into_iter()
             .fold(share, Deadline::earlier)
     }
@@ -289,13 +366,10 @@ impl<'a> Drain<'a> {
     // ---- watching ----
 
     fn observe(&mut self) {
-        if self.first_look.has_passed() {
-            self.first_look = Deadline::NEVER;
-            self.look_at_cpu();
-        }
         if self.next_sample.has_passed() {
             self.next_sample = Deadline::after(SAMPLE);
             self.sample();
+            self.look_at_cpu();
             self.mind_courier();
         }
         if self.next_news.has_passed() {
@@ -304,17 +378,23 @@ impl<'a> Drain<'a> {
         }
     }
 
+    /// The first look at the CPU time of those who were asked a while ago, or just now if there is no time to lose.
     fn look_at_cpu(&mut self) {
-        for record in self.registry.live().iter().take(DETAILED) {
-            let first = self
-                .watched
-                .get_mut(&record.id)
-                .filter(|watched| watched.cpu.is_none());
-            if let Some(watched) = first {
-                watched.cpu = record
-                    .tid()
-                    .and_then(kernel::look)
-                    .map(|sight| (sight.cpu, time::now()));
+        let now = time::now();
+        let is_urgent = self.is_urgent();
+        let live = self.registry.live();
+        let asked = live
+            .iter()
+            .filter(|record| self.watched.contains_key(&record.id));
+        let first: Vec<TaskId> = asked.take(DETAILED).map(|record| record.id).collect();
+        for id in first {
+            let Some(watched) = self.watched.get_mut(&id) else {
+                continue;
+            };
+            let so_far = now.saturating_duration_since(watched.asked);
+            if watched.cpu.is_none() && (is_urgent || so_far >= FIRST_LOOK) {
+                let sight = watched.record.tid().and_then(kernel::look);
+                watched.cpu = sight.map(|sight| (sight.cpu, time::now()));
             }
         }
     }
@@ -328,10 +408,9 @@ impl<'a> Drain<'a> {
         }
     }
 
-    /// A courier that is stuck is named and replaced, so that the joins behind it go on.
-    fn mind_courier(&mut self) {
-        if let Some((what, _)) = self.courier.stuck_for(COURIER) {
-            self.stuck_courier = Some(what.to_string());
+    /// A courier that is stuck is replaced, so that what waits behind it goes on.
+    fn mind_courier(&self) {
+        if self.courier.is_stuck_for(COURIER) {
             self.courier.replace();
         }
     }
@@ -354,6 +433,9 @@ impl<'a> Drain<'a> {
     }
 
     fn say(&self, level: Level, line: String) {
+        if self.courier.is_logger_stuck() {
+            return;
+        }
         self.registry.send(Errand::run(What::Log, move || {
             log::say(level, format_args!("{line}"));
         }));
@@ -375,12 +457,6 @@ impl<'a> Drain<'a> {
             .map(|(index, record)| (record.id, self.diagnose_one(record, index < DETAILED)))
             .collect();
         self.diagnoses = Some(diagnoses);
-        if self.stuck_courier.is_none() {
-            self.stuck_courier = self
-                .courier
-                .stuck_for(HURRY / 2)
-                .map(|(what, _)| what.to_string());
-        }
     }
 
     fn diagnose_one(&self, record: &Record, detailed: bool) -> Diagnosis {
@@ -414,7 +490,8 @@ impl<'a> Drain<'a> {
             spawned_at: record.spawned_at,
             stage: match record.status().state {
                 TaskState::Starting => Stage::NotBegun,
-                TaskState::Exiting | TaskState::Ended => Stage::Exiting,
+                TaskState::Exiting | TaskState::Ended if record.is_past_logger() => Stage::Exiting,
+                TaskState::Exiting | TaskState::Ended => Stage::Logging,
                 _ => Stage::Body,
             },
         }
@@ -431,8 +508,8 @@ impl<'a> Drain<'a> {
                 .joining()
                 .and_then(|number| self.registry.find(TaskId(number)))
             {
-                Some(other) => format!("the end of `{}`", other.path),
-                None => "the end of another task".to_owned(),
+                Some(other) => format!("{END_OF}`{}`", other.path),
+                None => format!("{END_OF}another task"),
             },
         })
     }
@@ -440,28 +517,28 @@ impl<'a> Drain<'a> {
     /// Abandons who is left and writes the report (4).
     fn conclude(mut self) -> ShutdownReport {
         let mut known = self.diagnoses.take().unwrap_or_default();
-        let mut stragglers = BTreeMap::new();
         for record in self.registry.live() {
-            if record.abandon() {
-                let diagnosis = known
-                    .remove(&record.id)
-                    .unwrap_or_else(|| self.diagnose_one(&record, false));
-                stragglers.insert(record.id, diagnosis);
+            let is_straggler = record.abandon();
+            if is_straggler && !known.contains_key(&record.id) {
+                known.insert(record.id, self.diagnose_one(&record, false));
             }
         }
-        for record in self.registry.exiting() {
-            let diagnosis = known
-                .remove(&record.id)
-                .unwrap_or_else(|| self.diagnose_one(&record, false));
-            stragglers.insert(record.id, diagnosis);
+        // The log's last lines come first, so that the report has the last word of everything.
+        self.take_leave();
+        let snapshot = self.registry.snapshot();
+        let mut counts = snapshot.counts;
+        let mut tasks = Vec::with_capacity(snapshot.records.len());
+        for record in snapshot.records {
+            let standing = record.standing();
+            let is_live = snapshot.live.binary_search(&record.id).is_ok();
+            // Between its own end and the books'.
+            if let (true, true, Some(outcome)) = (is_live, standing.has_ended, &standing.outcome) {
+                counts.live -= 1;
+                counts.add(outcome);
+            }
+            let diagnosis = (!standing.is_gone).then(|| known.remove(&record.id));
+            tasks.push(self.row(record, standing, diagnosis.flatten()));
         }
-        self.flush(stragglers.len());
-        let tasks = self
-            .registry
-            .everything()
-            .into_iter()
-            .map(|record| self.row(record, &mut stragglers))
-            .collect();
         let took = time::now().saturating_duration_since(self.demand.since);
         ShutdownReport::new(Facts {
             cause: self.demand.cause.clone(),
@@ -472,49 +549,52 @@ impl<'a> Drain<'a> {
                 .map(|moment| moment.saturating_duration_since(self.demand.since)),
             hurried: self.demand.hurried_at.is_some(),
             tasks,
-            counts: self.registry.counts(),
-            stuck_courier: self.stuck_courier.take(),
+            counts,
+            stuck_courier: self.courier.stuck_in(HURRY / 2),
             ledger: Arc::clone(&self.registry.ledger),
         })
     }
 
-    fn row(&self, record: Arc<Record>, stragglers: &mut BTreeMap<TaskId, Diagnosis>) -> TaskReport {
-        let diagnosis = stragglers.remove(&record.id);
+    fn row(
+        &self,
+        record: Arc<Record>,
+        standing: Standing,
+        diagnosis: Option<Diagnosis>,
+    ) -> TaskReport {
         let asked = self.watched.get(&record.id).map(|watched| watched.asked);
-        let stopped_after = record
-            .ended_at()
+        let stopped_after = standing
+            .ended_at
             .zip(asked)
             .and_then(|(ended, asked)| ended.checked_duration_since(asked));
-        let outcome = record
-            .outcome()
-            .unwrap_or(crate::status::outcome::Outcome::Abandoned);
         TaskReport {
             record,
-            outcome,
+            outcome: standing.outcome.unwrap_or(Outcome::Abandoned),
             stopped_after,
             diagnosis,
         }
     }
 
     /// The last lines of log, and its flush.
-    fn flush(&self, stragglers: usize) {
-        if stragglers > 0 {
-            let awaited = self.registry.live();
-            let noun = if stragglers == 1 { "task" } else { "tasks" };
+    fn take_leave(&self) {
+        let mut left = self.registry.live();
+        let exiting = self.registry.exiting();
+        left.extend(exiting.into_iter().filter(|it| !it.standing().is_gone));
+        if !left.is_empty() {
+            let noun = if left.len() == 1 { "task" } else { "tasks" };
             self.say(
                 Level::Error,
                 format!(
-                    "{stragglers} {noun} did not stop in time: {}",
-                    names(&awaited)
+                    "{} {noun} did not stop in time: {}",
+                    left.len(),
+                    names(&left)
                 ),
             );
         }
-        let patience = self
+        let limit = self
             .deadline
             .remaining()
-            .map_or(COURIER, |left| left.clamp(FLUSH, COURIER));
-        self.courier
-            .finish(What::Flush, log::flush, Deadline::after(patience));
+            .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
+        self.courier.flush(PATIENCE, Deadline::after(limit));
     }
 }
 

@@ -148,7 +148,7 @@ impl TaskReport {
             ""
         };
         let why = match &self.outcome {
-            Outcome::Failed(error) => format!(": {}", chain(&**error)),
+            Outcome::Failed(failure) => format!(": {failure}"),
             Outcome::Panicked(panic) => format!(": {panic}"),
             // The shutdown's own cause stands in the first line already.
             Outcome::Cancelled(cause) if self.stopped_after.is_none() => format!(": {cause}"),
@@ -166,6 +166,12 @@ impl ShutdownReport {
             stillborn: false,
             written: Arc::default(),
         }))
+    }
+
+    /// The report of a `run` whose body has returned in a forked copy of the process.
+    pub(crate) fn of_fork(place: &'static Location<'static>) -> Self {
+        let words = "this process is a fork of the one that owns the manager";
+        Self::of_failed_start(place, &io::Error::other(words))
     }
 
     /// The report of a manager that could not be made.
@@ -208,14 +214,14 @@ impl ShutdownReport {
         self.0.facts.took
     }
 
-    /// Whether a second signal skipped the grace.
+    /// Whether a second signal, or a call of `hurry`, skipped the grace.
     #[must_use]
     pub fn was_hurried(&self) -> bool {
         self.0.facts.hurried
     }
 
-    /// A row a task, in order of creation: those that were live when the shutdown began, the last of those that had
-    /// ended before or started later, and the first failures.
+    /// A row a task, in order of creation: all that were live when the shutdown began, the last of those that had ended
+    /// before or started later, and the first failures.
     #[must_use]
     pub fn tasks(&self) -> &[TaskReport] {
         &self.0.facts.tasks
@@ -248,7 +254,7 @@ impl ShutdownReport {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let failed = self.body_error().is_some()
-            || self.cause().kind() == CauseKind::CriticalFailure
+            || self.0.facts.ledger.has_critical_failure()
             || self.unread_failures() > 0;
         match self.stragglers().next() {
             Some(_) => 2,
@@ -295,7 +301,7 @@ impl fmt::Display for ShutdownReport {
             human(facts.took)
         )?;
         match facts.budget {
-            _ if facts.hurried => f.write_str(", hurried by a second signal")?,
+            _ if facts.hurried => f.write_str(", hurried")?,
             Some(budget) => write!(f, " of {}", human(budget))?,
             None => f.write_str(", without a limit")?,
         }

@@ -2,7 +2,8 @@
 //!
 //! ctrlc (3.5) allows one handler, for ever, and runs it on a thread of its own that a panic would kill: every later
 //! signal would be swallowed. So the handler counts, raises the request of each subscribed manager, and from the third
-//! press on ends the process; it runs no foreign code and waits for nobody.
+//! press on ends the process, or from the first on if no manager is left to stop; it runs no foreign code and waits for
+//! nobody.
 
 use std::error::Error;
 use std::fmt;
@@ -44,6 +45,7 @@ struct Hub {
 /// Lets SIGINT, SIGTERM and SIGHUP raise the request of this registry's manager.
 pub(crate) fn subscribe(registry: &Arc<Registry>) -> Result<(), SignalError> {
     HUB.install()?;
+    HUB.open_subscribers();
     HUB.subscribers.lock().push(Arc::downgrade(registry));
     // A press before the push was not told to this manager; telling it twice is harmless.
     tell(registry, HUB.presses.load(Ordering::SeqCst));
@@ -88,14 +90,27 @@ impl Hub {
         if presses >= 3 {
             end_process();
         }
-        let registries: Vec<Arc<Registry>> = {
-            let mut subscribers = self.subscribers.lock();
-            subscribers.retain(|subscriber| subscriber.strong_count() > 0);
-            subscribers.iter().filter_map(Weak::upgrade).collect()
-        };
+        let registries = self.open_subscribers();
+        if registries.is_empty() {
+            // All managers are over, or were never there: what would happen without this library.
+            end_process();
+        }
         for registry in registries {
             tell(&registry, presses);
         }
+    }
+
+    /// The registries whose manager has not ended; forgets the others.
+    fn open_subscribers(&self) -> Vec<Arc<Registry>> {
+        let open = |subscriber: &Weak<Registry>| {
+            subscriber
+                .upgrade()
+                .filter(|registry| !registry.request.is_closed())
+        };
+        let mut subscribers = self.subscribers.lock();
+        let registries: Vec<_> = subscribers.iter().filter_map(open).collect();
+        *subscribers = registries.iter().map(Arc::downgrade).collect();
+        registries
     }
 }
 

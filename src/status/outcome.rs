@@ -4,12 +4,40 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::text::printable;
 use crate::base::unwind;
 use crate::cancel::cause::Cause;
 use crate::status::panic::Panic;
 
-/// An error of a task, shared by everybody who asks about it.
+/// An error of a task, shared by everybody who joins it.
 pub type SharedError = Arc<dyn Error + Send + Sync>;
+
+/// What is kept of a task's error: the words of it and of its sources, on one line.
+///
+/// The error itself belongs to those who join ([`JoinError::Failed`](crate::JoinError::Failed)): it may hold anything,
+/// and the books hold nothing of the user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(Arc<str>);
+
+impl Failure {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        Self(chain(error).into())
+    }
+
+    /// The words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Failure {}
 
 /// What became of a task; shared by all who ask, cheap to clone.
 ///
@@ -20,7 +48,7 @@ pub enum Outcome {
     /// It returned `Ok`.
     Completed,
     /// It returned an error that was not its own cancellation.
-    Failed(SharedError),
+    Failed(Failure),
     /// It panicked.
     Panicked(Panic),
     /// It heard that it was asked to stop, and returned; or it was cancelled before it began.
@@ -51,7 +79,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => write!(f, "failed: {}", chain(&**error)),
+            Self::Failed(failure) => write!(f, "failed: {failure}"),
             Self::Panicked(panic) => write!(f, "{panic}"),
             Self::Cancelled(cause) => write!(f, "cancelled: {cause}"),
             Self::Completed | Self::Abandoned => f.write_str(self.word()),
@@ -85,13 +113,6 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 /// The error's text without line breaks and other control characters, which could forge lines of a log.
 fn one_line(error: &dyn Error) -> String {
     printable(&error.to_string())
-}
-
-/// `text` with a blank in the place of each control character.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

@@ -6,24 +6,32 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::Mutex;
+use crate::base::text::printable;
 use crate::base::unwind::{self, Payload};
 
 /// The panic of a task: its message, its place, and where the task was last seen.
 ///
-/// Shared by all who ask about the task; cheap to clone.
+/// Shared by all who ask about the task; cheap to clone. The payload goes to the first of those who joined and asks for
+/// it; it may be anything, so the books keep none.
 #[derive(Clone)]
-pub struct Panic(Arc<Inner>);
+pub struct Panic {
+    facts: Arc<Facts>,
+    payload: Option<Arc<Remains>>,
+}
 
-struct Inner {
+struct Facts {
     task: Arc<str>,
     message: Option<String>,
     place: Option<Place>,
     last_checkpoint: Option<&'static Location<'static>>,
-    payload: Mutex<Option<Payload>>,
 }
+
+/// What a panic left, until somebody takes it.
+struct Remains(Mutex<Option<Payload>>);
 
 /// A line of source, owned: the panic hook only lends its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Place {
     /// The file as the compiler named it.
     pub file: Box<str>,
@@ -56,52 +64,61 @@ impl Panic {
         place: Option<Place>,
         last_checkpoint: Option<&'static Location<'static>>,
     ) -> Self {
-        let message = unwind::message(&*payload).map(str::to_owned);
-        let payload = Mutex::new(Some(payload));
-        Self(Arc::new(Inner {
+        let facts = Facts {
             task: Arc::clone(task),
-            message,
+            message: unwind::message(&*payload).map(str::to_owned),
             place,
             last_checkpoint,
-            payload,
-        }))
+        };
+        Self {
+            facts: Arc::new(facts),
+            payload: Some(Arc::new(Remains(Mutex::new(Some(payload))))),
+        }
+    }
+
+    /// The same for the books.
+    pub(crate) fn without_payload(&self) -> Self {
+        Self {
+            facts: Arc::clone(&self.facts),
+            payload: None,
+        }
     }
 
     /// The name of the task that panicked.
     #[must_use]
     pub fn task(&self) -> &str {
-        &self.0.task
+        &self.facts.task
     }
 
     /// The text of the panic; `None` if its payload was no text.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
-        self.0.message.as_deref()
+        self.facts.message.as_deref()
     }
 
     /// Where it panicked; `None` if the program replaced or switched off the panic hook that finds out.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
-        self.0.place.as_ref()
+        self.facts.place.as_ref()
     }
 
     /// The last checkpoint or wait the task had passed.
     #[must_use]
     pub fn last_checkpoint(&self) -> Option<&'static Location<'static>> {
-        self.0.last_checkpoint
+        self.facts.last_checkpoint
     }
 
-    /// Takes the payload, for [`std::panic::resume_unwind`] or a downcast; the first caller gets it.
+    /// Takes the payload, for [`std::panic::resume_unwind`] or a downcast; the first of those who joined gets it.
     #[must_use]
     pub fn take_payload(&self) -> Option<Payload> {
-        self.0.payload.lock().take()
+        self.payload.as_ref()?.0.lock().take()
     }
 }
 
-impl Drop for Inner {
+impl Drop for Remains {
     /// A payload whose own drop panics must not take somebody else's thread with it.
     fn drop(&mut self) {
-        let payload = self.payload.lock().take();
+        let payload = self.0.lock().take();
         unwind::discard(payload);
     }
 }
@@ -113,7 +130,7 @@ impl fmt::Display for Panic {
             write!(f, " at {place}")?;
         }
         match self.message() {
-            Some(message) => write!(f, ": {message}"),
+            Some(message) => write!(f, ": {}", printable(message)),
             None => f.write_str(" with a payload that is no text"),
         }
     }
@@ -122,9 +139,9 @@ impl fmt::Display for Panic {
 impl fmt::Debug for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Panic")
-            .field("task", &self.0.task)
-            .field("message", &self.0.message)
-            .field("place", &self.0.place)
+            .field("task", &self.facts.task)
+            .field("message", &self.facts.message)
+            .field("place", &self.facts.place)
             .finish_non_exhaustive()
     }
 }

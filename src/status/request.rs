@@ -16,6 +16,8 @@ pub(crate) struct ShutdownRequest {
     /// Rung whenever there is something new for the warden, here or in the books.
     bell: Bell,
     demand: Mutex<Option<Demand>>,
+    /// Open when the shutdown is over.
+    answered: Latch,
 }
 
 /// What was asked for.
@@ -36,7 +38,17 @@ impl ShutdownRequest {
             raised: Latch::new(),
             bell: Bell::new(),
             demand: Mutex::new(None),
+            answered: Latch::new(),
         }
+    }
+
+    /// The shutdown is over: nobody is there to answer any more.
+    pub(crate) fn close(&self) {
+        self.answered.open();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.answered.is_open()
     }
 
     /// Asks for the shutdown, within the grace if no deadline is given; `true` for the request that was the first.

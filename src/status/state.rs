@@ -17,6 +17,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::time::Duration;
+use crate::status::outcome::Outcome;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,18 @@ pub struct TaskCounts {
     pub cancelled: u64,
     /// Ended, in any of these ways, only after a shutdown had given up on them.
     pub late: u64,
+}
+
+impl TaskCounts {
+    /// Counts one that has ended.
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Completed => self.completed += 1,
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Panicked(_) => self.panicked += 1,
+            Outcome::Cancelled(_) | Outcome::Abandoned => self.cancelled += 1,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -325,8 +325,7 @@ impl TaskContext {
         match self.token.try_send(sender, value) {
             Err(unsent) if unsent.is_timeout() => {
                 let _waiting = self.record.pulse.waits_for(Wait::Send);
-                self.record
-                    .token
+                self.token
                     .send_blocking(sender, unsent.into_inner(), deadline)
             }
             ready => ready,

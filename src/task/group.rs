@@ -58,8 +58,8 @@ impl Group {
     ///
     /// Once this group's stop has begun, the new one takes no tasks either.
     #[must_use]
-    pub fn group(&self, name: &str) -> Self {
-        let path: Arc<str> = spec::path(self.name(), name).into();
+    pub fn group(&self, name: impl AsRef<str>) -> Self {
+        let path: Arc<str> = spec::path(self.name(), name.as_ref()).into();
         let token = self.0.token.child_token();
         let id = self.0.registry.create_group(self.0.id, &token);
         Self(Arc::new(Inner {
@@ -111,6 +111,7 @@ impl Group {
                 self.stop(Cause::of_task(CauseKind::SiblingFailed, &record.path));
             }
             OnFailure::ShutDown => {
+                self.0.registry.ledger.note_critical_failure();
                 let cause = Cause::of_task(CauseKind::CriticalFailure, &record.path);
                 self.0.registry.request.raise(cause, None);
             }

@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::latch;
+use crate::base::log::{self, Level};
 use crate::base::sync::Mutex;
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::base::unwind;
@@ -42,13 +43,19 @@ pub struct TaskHandle<T> {
     slot: Arc<Slot<T>>,
 }
 
-/// Where a task's body waits for its thread, and then its value for whoever joins first.
+/// Where a task's body waits for its thread, and then what came of it for those who join.
 pub(crate) struct Slot<T>(Mutex<Content<T>>);
 
-enum Content<T> {
+/// What is in a slot.
+pub(crate) enum Content<T> {
     Nothing,
     Body(TaskBody<T>),
+    /// For the first who joins.
     Value(T),
+    /// For all who join.
+    Error(SharedError),
+    /// For all who join; its payload for the first.
+    Panic(Panic),
 }
 
 impl<T> Slot<T> {
@@ -56,23 +63,37 @@ impl<T> Slot<T> {
         Arc::new(Self(Mutex::new(Content::Body(body))))
     }
 
-    pub(crate) fn put(&self, value: T) {
-        let before = self.replace(Content::Value(value));
+    pub(crate) fn put(&self, content: Content<T>) {
+        let before = self.replace(content);
         drop(before);
     }
 
     pub(crate) fn take_body(&self) -> Option<TaskBody<T>> {
         match self.replace(Content::Nothing) {
             Content::Body(body) => Some(body),
-            Content::Nothing | Content::Value(_) => None,
+            _ => None,
         }
     }
 
-    /// For somebody who knows that the task has ended.
+    /// For somebody who knows that the task has completed.
     fn take_value(&self) -> Option<T> {
         match self.replace(Content::Nothing) {
             Content::Value(value) => Some(value),
-            Content::Nothing | Content::Body(_) => None,
+            _ => None,
+        }
+    }
+
+    fn error(&self) -> Option<SharedError> {
+        match &*self.0.lock() {
+            Content::Error(error) => Some(Arc::clone(error)),
+            _ => None,
+        }
+    }
+
+    fn panic(&self) -> Option<Panic> {
+        match &*self.0.lock() {
+            Content::Panic(panic) => Some(panic.clone()),
+            _ => None,
         }
     }
 
@@ -84,7 +105,12 @@ impl<T> Slot<T> {
 impl<T> Drop for Slot<T> {
     /// A value nobody took is dropped wherever the last handle goes; its panic must not hit that place.
     fn drop(&mut self) {
-        unwind::discard(self.replace(Content::Nothing));
+        if !unwind::discard(self.replace(Content::Nothing)) {
+            log::say(
+                Level::Warn,
+                format_args!("what a task left and nobody took panicked when it was dropped"),
+            );
+        }
     }
 }
 
@@ -111,13 +137,13 @@ impl<T> TaskHandle<T> {
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
-        self.record.token.cancel()
+        self.cancel_with(Cause::request())
     }
 
     /// Like [`cancel`](Self::cancel), with a cause of the caller's making.
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     pub fn cancel_with(&self, cause: Cause) -> bool {
-        self.record.token.cancel_with(cause)
+        !self.is_finished() && self.record.token.cancel_with(cause)
     }
 
     /// The task's own token.
@@ -213,8 +239,13 @@ impl<T> TaskHandle<T> {
                 .slot
                 .take_value()
                 .ok_or(JoinError::AlreadyTaken { task }),
-            Some(Outcome::Failed(error)) => Err(JoinError::Failed { task, error }),
-            Some(Outcome::Panicked(panic)) => Err(JoinError::Panicked(panic)),
+            Some(Outcome::Failed(failure)) => Err(JoinError::Failed {
+                task,
+                error: self.slot.error().unwrap_or_else(|| Arc::new(failure)),
+            }),
+            Some(Outcome::Panicked(panic)) => {
+                Err(JoinError::Panicked(self.slot.panic().unwrap_or(panic)))
+            }
             Some(Outcome::Abandoned) => Err(JoinError::Abandoned { task }),
             Some(Outcome::Cancelled(_)) => Err(JoinError::Cancelled {
                 task,
@@ -228,6 +259,7 @@ impl<T> TaskHandle<T> {
     }
 }
 
+/// # Waiting for other tasks
 impl TaskContext {
     /// Waits for the end of another task and takes its value, unless this task is asked to stop meanwhile.
     ///
@@ -236,20 +268,55 @@ impl TaskContext {
     /// Otherwise as [`TaskHandle::join`].
     #[track_caller]
     pub fn join<T>(&self, other: &TaskHandle<T>) -> Result<T, JoinError> {
+        self.join_by(other, Deadline::NEVER, Location::caller())
+    }
+
+    /// Like [`join`](Self::join), waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`JoinError::StillRunning`].
+    #[track_caller]
+    pub fn join_timeout<T>(
+        &self,
+        other: &TaskHandle<T>,
+        timeout: Duration,
+    ) -> Result<T, JoinError> {
+        self.join_by(other, Deadline::after(timeout), Location::caller())
+    }
+
+    /// Like [`join`](Self::join), waiting until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`JoinError::StillRunning`].
+    #[track_caller]
+    pub fn join_deadline<T>(
+        &self,
+        other: &TaskHandle<T>,
+        deadline: Instant,
+    ) -> Result<T, JoinError> {
+        self.join_by(other, Deadline::at(deadline), Location::caller())
+    }
+
+    fn join_by<T>(
+        &self,
+        other: &TaskHandle<T>,
+        deadline: Deadline,
+        place: &'static Location<'static>,
+    ) -> Result<T, JoinError> {
         if other.record.ledger().is_forked() {
             return Err(JoinError::Forked { task: other.task() });
         }
-        let record = self.record();
-        record.pulse.beat(Location::caller());
-        if Arc::ptr_eq(record, &other.record) {
+        let pulse = &self.record().pulse;
+        pulse.beat(place);
+        if Arc::ptr_eq(self.record(), &other.record) {
             return Err(JoinError::WouldDeadlock { task: other.task() });
         }
-        let _waiting = record.pulse.waits_for_task(other.record.id.0);
+        let _waiting = pulse.waits_for_task(other.record.id.0);
         latch::wait_any(
-            &[record.token.node().beacon().latch(), other.record.settled()],
-            Deadline::NEVER,
+            &[self.token().node().beacon().latch(), other.record.settled()],
+            deadline,
         );
-        if let Err(cancelled) = record.token.checkpoint() {
+        if let Err(cancelled) = self.token().checkpoint() {
             return Err(JoinError::Interrupted {
                 task: other.task(),
                 cancelled,

@@ -4,11 +4,13 @@
 //! only the threads of tasks, and always calls the one before it. If the program replaces it later, the place is
 //! missing from reports and the last checkpoint serves.
 
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::panic;
 use std::sync::Once;
 
 use crate::base::sync;
+use crate::base::unwind;
 use crate::cancel::cause;
 use crate::status::panic::Place;
 
@@ -25,7 +27,29 @@ pub enum PanicHook {
 
 thread_local! {
     /// What the hook leaves behind on this thread.
-    static LAST: RefCell<Option<Place>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<Note>> = const { RefCell::new(None) };
+}
+
+struct Note {
+    place: Option<Place>,
+    looks: Looks,
+}
+
+/// What tells one panic from another: a panic that was resumed has gone past no hook, and must not be given the place
+/// of an older one.
+#[derive(PartialEq, Eq)]
+struct Looks {
+    kind: TypeId,
+    message: Option<String>,
+}
+
+impl Looks {
+    fn of(payload: &(dyn Any + Send)) -> Self {
+        Self {
+            kind: payload.type_id(),
+            message: unwind::message(payload).map(str::to_owned),
+        }
+    }
 }
 
 /// Chains our hook into the process, once.
@@ -39,26 +63,25 @@ pub(crate) fn install_hook() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if cause::is_acting() {
-                note(info.location().map(Place::from));
+                let place = info.location().map(Place::from);
+                let looks = Looks::of(info.payload());
+                drop(replace(Some(Note { place, looks })));
             }
             before(info);
         }));
     });
 }
 
-/// The place of the panic that was just caught on this thread.
-pub(crate) fn take_place() -> Option<Place> {
-    replace(None)
+/// The place of the panic that was just caught on this thread, if the hook has seen it.
+pub(crate) fn take_place(payload: &(dyn Any + Send)) -> Option<Place> {
+    let note = replace(None)?;
+    (note.looks == Looks::of(payload)).then_some(note.place)?
 }
 
-fn note(place: Option<Place>) {
-    drop(replace(place));
-}
-
-fn replace(place: Option<Place>) -> Option<Place> {
+fn replace(note: Option<Note>) -> Option<Note> {
     let before = LAST.try_with(|last| {
-        last.try_borrow_mut()
-            .map(|mut last| std::mem::replace(&mut *last, place))
+        let mut last = last.try_borrow_mut().ok()?;
+        std::mem::replace(&mut *last, note)
     });
-    before.ok()?.ok()?
+    before.ok().flatten()
 }

@@ -43,6 +43,8 @@ pub(crate) struct Record {
     settled: Latch,
     life: Mutex<Life>,
     unread: AtomicBool,
+    /// The end was logged: what the thread does now are destructors of thread-locals.
+    past_logger: AtomicBool,
     /// Where it sits in the list of the books that has it; guarded by the books' lock.
     seat: AtomicUsize,
     ledger: Arc<Ledger>,
@@ -70,6 +72,8 @@ pub(crate) struct GroupId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Ledger {
     unread: AtomicUsize,
+    /// A critical task has failed: the exit code says so even if somebody reads the failure.
+    critical: AtomicBool,
     pid: u32,
 }
 
@@ -77,6 +81,7 @@ impl Ledger {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             unread: AtomicUsize::new(0),
+            critical: AtomicBool::new(false),
             pid: process::id(),
         })
     }
@@ -84,6 +89,14 @@ impl Ledger {
     /// Relaxed: a count, read when everything it counts is over.
     pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_critical_failure(&self) {
+        self.critical.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_critical_failure(&self) -> bool {
+        self.critical.load(Ordering::Relaxed)
     }
 
     /// Whether this is a forked copy, in which the threads of the original do not exist and its locks may be held for
@@ -101,6 +114,16 @@ struct Life {
     tid: Option<u32>,
     thread: Option<JoinHandle<()>>,
     gone: bool,
+}
+
+/// How a task stands at one moment.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) has_ended: bool,
+    /// Its thread is all but gone, or never was.
+    pub(crate) is_gone: bool,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) ended_at: Option<Instant>,
 }
 
 /// What a new record starts with.
@@ -145,6 +168,7 @@ impl Record {
             settled: Latch::new(),
             life: Mutex::new(life),
             unread: AtomicBool::new(false),
+            past_logger: AtomicBool::new(false),
             seat: AtomicUsize::new(0),
             ledger: Arc::clone(ledger),
         }
@@ -216,6 +240,17 @@ impl Record {
         self.life.lock().outcome.clone()
     }
 
+    /// How the task stands, all at one moment.
+    pub(crate) fn standing(&self) -> Standing {
+        let life = self.life.lock();
+        Standing {
+            has_ended: life.phase == Phase::Ended,
+            is_gone: life.gone,
+            outcome: life.outcome.clone(),
+            ended_at: life.ended_at,
+        }
+    }
+
     pub(crate) fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
     }
@@ -224,13 +259,23 @@ impl Record {
         self.life.lock().phase == Phase::Ended
     }
 
-    pub(crate) fn ended_at(&self) -> Option<Instant> {
-        self.life.lock().ended_at
-    }
-
     /// The kernel's number of the thread, where it could be read.
     pub(crate) fn tid(&self) -> Option<u32> {
         self.life.lock().tid
+    }
+
+    /// The end was logged. Relaxed: it only chooses the words of a diagnosis.
+    pub(crate) fn leave_logger(&self) {
+        self.past_logger.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_past_logger(&self) -> bool {
+        self.past_logger.load(Ordering::Relaxed)
+    }
+
+    /// There never was a thread, so it is as good as gone.
+    pub(crate) fn is_without_thread(&self) {
+        self.life.lock().gone = true;
     }
 
     /// The thread's last words (4): gives the join handle if the spawner has brought it already.
@@ -255,7 +300,7 @@ impl Record {
             id: self.id,
             name: Arc::clone(&self.path),
             state: self.state(),
-            age: self.created.elapsed(),
+            age: time::now().saturating_duration_since(self.created),
             checkpoints: self.pulse.passed(),
             last_checkpoint: self.pulse.place(),
             spawned_at: self.spawned_at,

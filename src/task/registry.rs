@@ -15,10 +15,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crossbeam_utils::atomic::AtomicCell;
-
 use crate::base::latch::Latch;
-use crate::base::sync::{AtomicBool, JoinHandle, Mutex, Ordering, Receiver, Sender, unbounded};
+use crate::base::limits;
+use crate::base::sync::{
+    AtomicBool, AtomicCell, JoinHandle, Mutex, Ordering, Receiver, Sender, unbounded,
+};
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
 use crate::base::unwind;
@@ -89,6 +90,10 @@ struct Books {
     history: VecDeque<Arc<Record>>,
     history_limit: usize,
     failures: Vec<Arc<Record>>,
+    /// Those who were live when the shutdown began: each has a row in the report, whatever the history has room for.
+    muster: Vec<Arc<Record>>,
+    /// How many groups with live tasks the drain has yet to ask.
+    groups_to_ask: usize,
     counts: TaskCounts,
     /// Those who wait for the last task to end.
     idlers: Vec<Arc<Latch>>,
@@ -107,8 +112,6 @@ struct Entry {
     released: bool,
     /// The live ones.
     tasks: Crowd,
-    /// The longest grace of the tasks it has had.
-    grace: Option<Duration>,
     children: BTreeSet<GroupId>,
     /// The children that the drain has not asked yet.
     unasked: BTreeSet<GroupId>,
@@ -117,8 +120,10 @@ struct Entry {
 /// Why a task is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    ShuttingDown,
+    Stopping,
     Limit(usize),
+    Exiting(usize),
+    ProcessLimit(usize),
     Forked,
 }
 
@@ -127,10 +132,22 @@ pub(crate) enum Refusal {
 pub(crate) struct StopOrder {
     pub(crate) group: GroupId,
     pub(crate) token: CancellationToken,
-    /// The longest grace of its tasks, if any of them has one.
+    /// The longest grace of its live tasks, if any of them has one.
     pub(crate) grace: Option<Duration>,
+    /// Whether some of them have none.
+    pub(crate) some_have_no_grace: bool,
     /// Its live tasks.
     pub(crate) tasks: Vec<Arc<Record>>,
+}
+
+/// What the books say at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// All that there is a record of, in order of creation.
+    pub(crate) records: Vec<Arc<Record>>,
+    /// The numbers of those who live, in order.
+    pub(crate) live: Vec<TaskId>,
+    pub(crate) counts: TaskCounts,
 }
 
 impl Registry {
@@ -144,6 +161,8 @@ impl Registry {
             history: VecDeque::new(),
             history_limit: settings.history,
             failures: Vec::new(),
+            muster: Vec::new(),
+            groups_to_ask: 0,
             counts: TaskCounts::default(),
             idlers: Vec::new(),
         };
@@ -170,7 +189,7 @@ impl Registry {
         let (group, id) = (birth.group, TaskId(self.next_task.fetch_add(1)));
         let record = Arc::new(Record::new(id, birth, &self.ledger));
         let mut books = self.books.lock();
-        let accepted = books.accepts(group, self.max_tasks);
+        let accepted = books.admit(group, self.max_tasks);
         if accepted.is_ok() {
             books.enter(&record);
         }
@@ -184,9 +203,8 @@ impl Registry {
         books.counts.spawned -= 1;
         let gone = books.leave(record);
         drop(books);
+        limits::release_thread();
         self.announce(&gone);
-        // The last of a record may hold the last of an error whose drop panics.
-        unwind::discard(gone);
     }
 
     /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
@@ -197,9 +215,10 @@ impl Registry {
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
+        if thread == Thread::NeverStarted {
+            limits::release_thread();
+        }
         self.announce(&gone);
-        // The last of a record may hold the last of an error whose drop panics.
-        unwind::discard(gone);
     }
 
     /// The thread of a task is about to be no more: it is to be joined.
@@ -249,6 +268,13 @@ impl Registry {
         self.joined(&departed.record);
     }
 
+    /// Joins those of the departed with whom that takes no time: for the warden, when the courier hangs.
+    pub(crate) fn join_all_who_are_gone(&self) {
+        for _ in 0..self.departed.1.len() {
+            self.join_one_who_is_gone();
+        }
+    }
+
     /// Joins one of the departed, if that takes no time: a spawner's part of the house-keeping.
     pub(crate) fn join_one_who_is_gone(&self) {
         let Some(departed) = self.next_departed() else {
@@ -266,8 +292,8 @@ impl Registry {
         let gone = books.exiting.leave(record);
         let news = books.exiting.is_empty();
         drop(books);
-        // The last of a record may hold the last of an error whose drop panics.
-        unwind::discard(gone);
+        drop(gone);
+        limits::release_thread();
         if news {
             self.request.bell().ring();
         }
@@ -284,6 +310,10 @@ impl Registry {
         });
         if gone.news_for_drain {
             self.request.bell().ring();
+        }
+        // The courier looks whether it may go when it comes back from an errand; let this be one.
+        if gone.was_last && self.request.latch().is_open() {
+            self.send(Errand::Nudge);
         }
     }
 
@@ -305,22 +335,25 @@ impl Registry {
         in_order(exiting)
     }
 
-    /// Everything the books still hold, in order of creation.
-    pub(crate) fn everything(&self) -> Vec<Arc<Record>> {
+    /// What the books say of everybody, all at one moment.
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let books = self.books.lock();
-        let all: Vec<_> = books.all().map(Arc::clone).collect();
+        let records: Vec<_> = books.all().map(Arc::clone).collect();
+        let mut live: Vec<TaskId> = books.live_ones().map(|record| record.id).collect();
+        let counts = books.counts();
         drop(books);
-        let mut all = in_order(all);
-        all.dedup_by_key(|record| record.id);
-        all
+        let mut records = in_order(records);
+        records.dedup_by_key(|record| record.id);
+        live.sort_unstable();
+        Snapshot {
+            records,
+            live,
+            counts,
+        }
     }
 
     pub(crate) fn counts(&self) -> TaskCounts {
-        let books = self.books.lock();
-        TaskCounts {
-            live: books.live as u64,
-            ..books.counts
-        }
+        self.books.lock().counts()
     }
 
     /// A latch that opens when no task is live; open already if none is.
@@ -355,7 +388,10 @@ impl Registry {
             Some(above) => {
                 entry.refusing = above.refusing;
                 above.children.insert(id);
-                above.unasked.insert(id);
+                // A group that is born refusing never has a task: there is nobody to ask.
+                if !entry.refusing {
+                    above.unasked.insert(id);
+                }
             }
             // Cannot be while somebody holds the parent (4); a group without one takes nothing.
             None => entry.refusing = true,
@@ -419,14 +455,14 @@ impl Registry {
         books.ask(id, now)
     }
 
+    /// Begins the stop of all groups that are left, in one step: the token of the order is above all of them.
+    pub(crate) fn begin_every_stop(&self, now: Instant) -> Option<StopOrder> {
+        self.books.lock().ask_everybody(now)
+    }
+
     /// How many groups with live tasks the drain has yet to ask.
     pub(crate) fn groups_to_ask(&self) -> usize {
-        let books = self.books.lock();
-        books
-            .groups
-            .values()
-            .filter(|entry| entry.asked.is_none() && !entry.tasks.is_empty())
-            .count()
+        self.books.lock().groups_to_ask
     }
 
     /// How many tasks of a group have not ended.
@@ -444,10 +480,10 @@ impl Registry {
         books.live == 0 && books.exiting.is_empty()
     }
 
-    /// From now on the history has room for everybody who is there, so that each gets a row in the report.
-    pub(crate) fn keep_all_for_report(&self) {
+    /// Keeps the records of all who live now for the report.
+    pub(crate) fn call_muster(&self) {
         let mut books = self.books.lock();
-        books.history_limit = books.history_limit.saturating_add(books.live);
+        books.muster = books.live_ones().map(Arc::clone).collect();
     }
 }
 
@@ -458,6 +494,8 @@ struct Gone {
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
     news_for_drain: bool,
+    /// No task lives any more and every thread was joined.
+    was_last: bool,
     evicted: Option<Arc<Record>>,
 }
 
@@ -478,6 +516,18 @@ fn in_order(mut records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
     records
 }
 
+impl StopOrder {
+    fn new(group: GroupId, token: CancellationToken, tasks: Vec<Arc<Record>>) -> Self {
+        Self {
+            group,
+            token,
+            grace: tasks.iter().filter_map(|record| record.grace).max(),
+            some_have_no_grace: tasks.iter().any(|record| record.grace.is_none()),
+            tasks,
+        }
+    }
+}
+
 impl Books {
     fn live_ones(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.groups.values().flat_map(|entry| entry.tasks.iter())
@@ -489,17 +539,28 @@ impl Books {
             .chain(self.exiting.iter())
             .chain(&self.history)
             .chain(&self.failures)
+            .chain(&self.muster)
     }
 
-    fn accepts(&self, group: GroupId, max_tasks: usize) -> Result<(), Refusal> {
-        let refusing = self.groups.get(&group).is_none_or(|entry| entry.refusing);
-        if refusing {
-            Err(Refusal::ShuttingDown)
-        } else if self.live >= max_tasks || self.threads() >= most_threads(max_tasks) {
-            Err(Refusal::Limit(max_tasks))
-        } else {
-            Ok(())
+    fn counts(&self) -> TaskCounts {
+        TaskCounts {
+            live: self.live as u64,
+            ..self.counts
         }
+    }
+
+    /// Whether a task may enter the group; then its thread is claimed.
+    fn admit(&self, group: GroupId, max_tasks: usize) -> Result<(), Refusal> {
+        if self.groups.get(&group).is_none_or(|entry| entry.refusing) {
+            return Err(Refusal::Stopping);
+        }
+        if self.live >= max_tasks {
+            return Err(Refusal::Limit(max_tasks));
+        }
+        if self.threads() >= most_threads(max_tasks) {
+            return Err(Refusal::Exiting(self.exiting.len()));
+        }
+        limits::claim_thread().map_err(Refusal::ProcessLimit)
     }
 
     /// Threads that exist: those of live tasks and those that are not joined yet.
@@ -507,13 +568,13 @@ impl Books {
         self.live + self.exiting.len()
     }
 
-    /// Takes in a task whose group [accepts](Self::accepts) it.
+    /// Takes in a task that was [admitted](Self::admit).
     fn enter(&mut self, record: &Arc<Record>) {
         self.counts.spawned += 1;
         if let Some(entry) = self.groups.get_mut(&record.group) {
             self.live += 1;
+            self.groups_to_ask += usize::from(entry.is_empty_and_unasked());
             entry.tasks.enter(Arc::clone(record));
-            entry.grace = entry.grace.max(record.grace);
         }
     }
 
@@ -523,12 +584,15 @@ impl Books {
         if let Some(entry) = self.groups.get_mut(&record.group) {
             gone.record = entry.tasks.leave(record);
             self.live -= usize::from(gone.record.is_some());
+            self.groups_to_ask -=
+                usize::from(gone.record.is_some() && entry.is_empty_and_unasked());
             gone.news_for_drain = entry.tasks.is_empty() && entry.asked.is_some();
         }
         gone.groups = self.prune(record.group);
         if self.live == 0 {
             gone.idlers = std::mem::take(&mut self.idlers);
-            gone.news_for_drain |= self.exiting.is_empty();
+            gone.was_last = self.exiting.is_empty();
+            gone.news_for_drain |= gone.was_last;
         }
         gone
     }
@@ -542,17 +606,13 @@ impl Books {
         thread: Thread,
     ) -> Option<Arc<Record>> {
         self.counts.late += u64::from(end == End::Late);
-        match outcome {
-            Outcome::Completed => self.counts.completed += 1,
-            Outcome::Failed(_) => self.counts.failed += 1,
-            Outcome::Panicked(_) => self.counts.panicked += 1,
-            Outcome::Cancelled(_) | Outcome::Abandoned => self.counts.cancelled += 1,
-        }
+        self.counts.add(outcome);
         if outcome.is_failure() && self.failures.len() < FAILURES_KEPT {
             self.failures.push(Arc::clone(record));
         }
-        if thread == Thread::ToBeJoined {
-            self.exiting.enter(Arc::clone(record));
+        match thread {
+            Thread::ToBeJoined => self.exiting.enter(Arc::clone(record)),
+            Thread::NeverStarted => record.is_without_thread(),
         }
         self.history.push_back(Arc::clone(record));
         if self.history.len() > self.history_limit {
@@ -568,16 +628,26 @@ impl Books {
             above.unasked.remove(&id);
         }
         let entry = self.groups.get_mut(&id)?;
+        self.groups_to_ask -= usize::from(entry.asked.is_none() && !entry.tasks.is_empty());
         entry.refusing = true;
         entry.asked = Some(now);
-        let (token, grace) = (entry.token.clone(), entry.grace);
-        let tasks = entry.tasks.iter().map(Arc::clone).collect();
-        Some(StopOrder {
-            group: id,
-            token,
-            grace,
-            tasks,
-        })
+        let tasks: Vec<_> = entry.tasks.iter().map(Arc::clone).collect();
+        Some(StopOrder::new(id, entry.token.clone(), tasks))
+    }
+
+    fn ask_everybody(&mut self, now: Instant) -> Option<StopOrder> {
+        let mut tasks = Vec::new();
+        for entry in self.groups.values_mut() {
+            entry.unasked.clear();
+            entry.refusing = true;
+            if entry.asked.is_none() {
+                entry.asked = Some(now);
+                tasks.extend(entry.tasks.iter().map(Arc::clone));
+            }
+        }
+        self.groups_to_ask = 0;
+        let root = self.groups.get(&ROOT)?;
+        Some(StopOrder::new(ROOT, root.token.clone(), tasks))
     }
 
     /// Takes out a group that nobody can spawn into and nothing is left of, and then those above it (4).
@@ -611,10 +681,13 @@ impl Entry {
             asked: None,
             released: false,
             tasks: Crowd::default(),
-            grace: None,
             children: BTreeSet::new(),
             unasked: BTreeSet::new(),
         }
+    }
+
+    fn is_empty_and_unasked(&self) -> bool {
+        self.asked.is_none() && self.tasks.is_empty()
     }
 
     /// The root has no parent and stays: the drain starts there.

@@ -112,9 +112,9 @@ impl TaskBuilder {
 
     /// How long the task may need to stop after it was asked.
     ///
-    /// At the shutdown its group is given the longest grace of its tasks before the next group is asked (at most half of the time left), and a task
-    /// that took longer than its own is marked in the report. It never extends the shutdown's one deadline, and only
-    /// that one abandons a task.
+    /// At the shutdown its group is given the longest grace of its tasks before the next group is asked (at most half of
+    /// the time left; at least a fair share, if some of them have none). A task that took longer than its own is marked
+    /// in the report. It never extends the shutdown's one deadline, and only that one abandons a task.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
@@ -216,8 +216,8 @@ impl TaskBuilder {
 /// The cancel of a group that is stopping. It follows its refusal of tasks at once, but not in the same step.
 fn stop_of(group: &Group, refusal: Refusal) -> Option<Cancelled> {
     match refusal {
-        Refusal::ShuttingDown => group.token().wait_timeout(CANCEL_FOLLOWS),
-        Refusal::Limit(_) | Refusal::Forked => None,
+        Refusal::Stopping => group.token().wait_timeout(CANCEL_FOLLOWS),
+        _ => None,
     }
 }
 
@@ -237,9 +237,13 @@ pub struct SpawnError<T> {
 #[non_exhaustive]
 pub enum SpawnFailure {
     /// The group's stop, or the manager's, has begun.
-    ShuttingDown,
+    Stopping,
     /// There are as many live tasks as the manager's limit allows.
     Limit(usize),
+    /// So many threads of ended tasks have not gone: they hang in the destructors of thread-locals, or in the logger.
+    Exiting(usize),
+    /// All managers of this process together have as many threads as the system allows it.
+    ProcessLimit(usize),
     /// The system could not create the thread.
     Os(io::Error),
     /// This process is a fork of the one that owns the manager.
@@ -249,8 +253,10 @@ pub enum SpawnFailure {
 impl From<Refusal> for SpawnFailure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::Stopping => Self::Stopping,
             Refusal::Limit(limit) => Self::Limit(limit),
+            Refusal::Exiting(threads) => Self::Exiting(threads),
+            Refusal::ProcessLimit(limit) => Self::ProcessLimit(limit),
             Refusal::Forked => Self::Forked,
         }
     }
@@ -303,10 +309,19 @@ impl<T> fmt::Display for SpawnError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "task `{}` was not started: ", self.task)?;
         match &self.failure {
-            SpawnFailure::ShuttingDown => f.write_str("its group is stopping"),
+            SpawnFailure::Stopping => f.write_str("its group is stopping"),
             SpawnFailure::Limit(limit) => write!(
                 f,
                 "there are {limit} live tasks already, the limit; raise `ManagerBuilder::max_tasks` or wait for some"
+            ),
+            SpawnFailure::Exiting(threads) => write!(
+                f,
+                "{threads} threads of ended tasks have not gone: look for destructors of thread-locals, or a logger, that block"
+            ),
+            SpawnFailure::ProcessLimit(limit) => write!(
+                f,
+                "the managers of this process have {limit} threads, as many as the system can bear; raise vm.max_map_count \
+                 or the limit of processes, or use fewer tasks"
             ),
             SpawnFailure::Os(error) => write!(f, "the system gave no thread: {error}"),
             SpawnFailure::Forked => {
@@ -320,8 +335,8 @@ impl<T> Error for SpawnError<T> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.failure {
             SpawnFailure::Os(error) => Some(error),
-            SpawnFailure::ShuttingDown => self.stopped.as_ref().map(|stopped| stopped as _),
-            SpawnFailure::Limit(_) | SpawnFailure::Forked => None,
+            SpawnFailure::Stopping => self.stopped.as_ref().map(|stopped| stopped as _),
+            _ => None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What the thread of a task does, from its first to its last moment.
 //!
 //! The order matters: 1. the occupant is the thread's first thread-local, so that it is destroyed last; 2. the body,
-//! its captures and its result are gone or in the slot before the outcome is written; 3. the books are closed and the
-//! failure is answered before the joiners are let go; 4. the log comes after them: a logger that blocks delays nobody
+//! its captures and its result are gone or in the slot before the outcome is written; 3. the failure is answered
+//! and the books are closed before the joiners are let go; 4. the log comes after them: a logger that blocks delays nobody
 //! but its own thread; 5. the thread-locals of the task are destroyed; 6. the occupant says that the thread is to be joined.
 
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use std::sync::Arc;
 use crate::base::log::{self, Level};
 use crate::base::unwind;
 use crate::cancel::cause;
-use crate::status::outcome::Outcome;
+use crate::status::outcome::{Failure, Outcome};
 use crate::status::panic::Panic;
-use crate::task::context::{TaskBody, TaskContext};
+use crate::task::context::TaskContext;
 use crate::task::group::Group;
-use crate::task::handle::Slot;
+use crate::task::handle::{Content, Slot};
 use crate::task::occupant;
 use crate::task::panic;
 use crate::task::record::Record;
@@ -37,8 +37,9 @@ impl<T> Job<T> {
         // Who acts on this thread stays as it is: the destructors of thread-locals still act for the task.
     }
 
-    /// Ends a task that was cancelled before it could begin: its body is dropped, no thread is started.
+    /// Ends a task that was cancelled before it could begin: its body is dropped here, no thread is started.
     pub(crate) fn skip(self) {
+        self.record.begin();
         self.finish(Thread::NeverStarted);
     }
 
@@ -48,52 +49,61 @@ impl<T> Job<T> {
             group,
             slot,
         } = self;
-        let outcome = match slot.take_body() {
-            Some(body) => perform(&record, &group, body, &slot),
-            None => unreachable!("the body is taken once, by its thread"),
-        };
+        let outcome = perform(&record, &group, &slot);
         drop(slot);
         conclude(&record, &group, &outcome, thread);
-        unwind::discard(outcome);
     }
 }
 
-/// Runs the body, unless the task was cancelled already, and says what became of it.
-fn perform<T>(record: &Arc<Record>, group: &Group, body: TaskBody<T>, slot: &Slot<T>) -> Outcome {
-    let result = unwind::catch(|| {
-        if let Some(cause) = record.token.cause() {
-            drop(body);
-            return Outcome::Cancelled(cause);
+/// Runs the body, unless the task was cancelled already, leaves in the slot what is for those who join, and says what
+/// is for the books.
+fn perform<T>(record: &Arc<Record>, group: &Group, slot: &Slot<T>) -> Outcome {
+    match unwind::catch(|| end_of_body(record, group, slot)) {
+        Ok(outcome) => outcome,
+        Err(payload) => {
+            let place = panic::take_place(&*payload);
+            let panic = Panic::new(&record.path, payload, place, record.pulse.place());
+            let outcome = Outcome::Panicked(panic.without_payload());
+            slot.put(Content::Panic(panic));
+            outcome
         }
-        let context = TaskContext::new(record, group);
-        match body(&context) {
-            Ok(result) => {
-                slot.put(result);
-                Outcome::Completed
+    }
+}
+
+fn end_of_body<T>(record: &Arc<Record>, group: &Group, slot: &Slot<T>) -> Outcome {
+    let Some(body) = slot.take_body() else {
+        unreachable!("the body is taken once, by its thread")
+    };
+    if let Some(cause) = record.token.cause() {
+        drop(body);
+        return Outcome::Cancelled(cause);
+    }
+    let context = TaskContext::new(record, group);
+    match body(&context) {
+        Ok(value) => {
+            slot.put(Content::Value(value));
+            Outcome::Completed
+        }
+        Err(error) => {
+            if let Some(cancelled) = context.own_cancelled(&*error) {
+                return Outcome::Cancelled(cancelled.cause());
             }
-            Err(error) => match context.own_cancelled(&*error) {
-                Some(cancelled) => Outcome::Cancelled(cancelled.cause()),
-                None => Outcome::Failed(error.into()),
-            },
+            let outcome = Outcome::Failed(Failure::of(&*error));
+            slot.put(Content::Error(error.into()));
+            outcome
         }
-    });
-    result.unwrap_or_else(|payload| {
-        Outcome::Panicked(Panic::new(
-            &record.path,
-            payload,
-            panic::take_place(),
-            record.pulse.place(),
-        ))
-    })
+    }
 }
 
 fn conclude(record: &Arc<Record>, group: &Group, outcome: &Outcome, thread: Thread) {
     let failed = outcome.is_failure();
-    group.registry().end(record, outcome.clone(), thread);
+    // Before the books announce the end: who is woken because nobody is left must find the request of a critical task.
     if failed {
         group.answer_failure(record);
     }
+    group.registry().end(record, outcome.clone(), thread);
     record.settle();
     let level = if failed { Level::Error } else { Level::Debug };
     log::say(level, format_args!("task `{}` {outcome}", record.path));
+    record.leave_logger();
 }

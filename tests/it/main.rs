@@ -1,3 +1,4 @@
 //! The library as its users see it, one module a concept.
 
+mod hostile;
 mod spine;

@@ -481,7 +481,7 @@ fn a_refused_spawn_gives_its_closure_back() {
     let (closed, open) = (manager(), manager());
     assert!(closed.shutdown().expect("a report").is_clean());
     let refused = closed.spawn("job", |_| Ok(5)).expect_err("refused");
-    assert!(matches!(refused.failure(), SpawnFailure::ShuttingDown));
+    assert!(matches!(refused.failure(), SpawnFailure::Stopping));
     let moved = open.spawn("job", refused.into_body()).expect("spawned");
     assert_eq!(soon(&open, &moved).expect("a value"), 5);
 

@@ -1,0 +1,260 @@
+//! What a logger that blocks cannot do. Each test is a process of its own: there is one logger in it.
+
+use std::cell::RefCell;
+use std::env;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use taskmuster::crossbeam_channel::{Receiver, bounded};
+use taskmuster::{Manager, TaskHandle};
+
+/// Runs the test `name` of this binary in a child process, with its output shown if it fails.
+fn in_a_process_of_its_own(name: &str) {
+    let output = Command::new(env::current_exe().expect("this test"))
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}
+
+macro_rules! each_in_a_process_of_its_own {
+    ($($name:ident runs $body:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            in_a_process_of_its_own(stringify!($body));
+        })*
+    };
+}
+
+each_in_a_process_of_its_own!(
+    a_logger_that_blocks_makes_no_stragglers runs blocked_logger,
+    a_logger_that_blocks_does_not_turn_a_hurry_into_exit_code_2 runs blocked_logger_in_a_hurry,
+    a_courier_that_came_back_is_not_called_stuck runs logger_that_blocks_once,
+    a_courier_that_hangs_is_named_in_the_report runs logger_that_never_returns,
+    run_returns_by_its_deadline_though_the_logger_blocks runs run_with_blocked_logger,
+    run_returns_by_its_deadline_though_the_flush_blocks runs run_with_blocked_flush,
+    a_clean_shutdown_is_quick_though_the_logger_blocks runs clean_with_blocked_logger,
+    the_last_line_names_those_who_linger runs names_of_the_last_line,
+    a_body_that_sits_elsewhere_is_named runs body_that_does_not_return,
+);
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static BLOCKS_FOR: AtomicU64 = AtomicU64::new(0);
+static FLUSHES_FOR: AtomicU64 = AtomicU64::new(0);
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        let is_first = line.starts_with("stopping");
+        LINES.lock().expect("no panic").push(line);
+        if is_first {
+            thread::sleep(Duration::from_millis(BLOCKS_FOR.load(Ordering::SeqCst)));
+        }
+    }
+
+    fn flush(&self) {
+        thread::sleep(Duration::from_millis(FLUSHES_FOR.load(Ordering::SeqCst)));
+    }
+}
+
+/// A logger that takes so many milliseconds for the first line of a shutdown, and for its flush.
+fn install_logger(blocks_for: u64, flushes_for: u64) {
+    BLOCKS_FOR.store(blocks_for, Ordering::SeqCst);
+    FLUSHES_FOR.store(flushes_for, Ordering::SeqCst);
+    log::set_logger(&Logger).expect("the only one");
+    log::set_max_level(log::LevelFilter::Info);
+}
+
+fn said(words: &str) -> Option<String> {
+    let lines = LINES.lock().expect("no panic");
+    lines.iter().find(|line| line.contains(words)).cloned()
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A manager with one task that stops when it is asked to.
+fn manager_of_one() -> Manager {
+    let manager = Manager::builder().grace(LONG).build().expect("a manager");
+    drop(good(&manager));
+    manager
+}
+
+fn good(manager: &Manager) -> TaskHandle<()> {
+    let (there, ready) = bounded(1);
+    let good = manager.spawn("good", move |ctx| {
+        there.send(())?;
+        drop(ctx.wait());
+        Ok(())
+    });
+    ready.recv().expect("it runs");
+    good.expect("spawned")
+}
+
+/// A task that stops, but takes its time.
+fn slow(manager: &Manager) {
+    let (there, ready) = bounded(1);
+    let slow = manager.spawn("slow", move |ctx| {
+        there.send(())?;
+        drop(ctx.wait());
+        thread::sleep(Duration::from_millis(2_500));
+        Ok(())
+    });
+    ready.recv().expect("it runs");
+    drop(slow.expect("spawned"));
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn blocked_logger() {
+    install_logger(60_000, 0);
+    let manager = manager_of_one();
+    let report = manager
+        .shutdown_timeout(Duration::from_millis(800))
+        .expect("a report");
+    assert_eq!(report.exit_code(), 0, "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn blocked_logger_in_a_hurry() {
+    install_logger(60_000, 0);
+    let manager = manager_of_one();
+    manager.request_shutdown("first");
+    manager.hurry();
+    let report = manager.shutdown().expect("a report");
+    assert_eq!(report.exit_code(), 0, "{report}");
+    assert!(report.was_hurried());
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn logger_that_blocks_once() {
+    install_logger(1_500, 0);
+    let manager = Manager::builder().grace(LONG).build().expect("a manager");
+    slow(&manager);
+    let report = manager.shutdown().expect("a report");
+    assert!(!report.to_string().contains("is stuck in"), "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn logger_that_never_returns() {
+    install_logger(60_000, 0);
+    let manager = manager_of_one();
+    slow(&manager);
+    let report = manager.shutdown().expect("a report");
+    assert!(
+        report.to_string().contains("is stuck in a line of log"),
+        "{report}"
+    );
+    assert_eq!(report.exit_code(), 0, "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn run_with_blocked_logger() {
+    install_logger(60_000, 0);
+    let start = Instant::now();
+    let report = Manager::builder().grace(LONG).run(|manager| {
+        drop(good(manager));
+        Ok(())
+    });
+    assert!(start.elapsed() < Duration::from_secs(10), "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn run_with_blocked_flush() {
+    install_logger(0, 60_000);
+    let start = Instant::now();
+    let report = Manager::builder()
+        .grace(Duration::from_millis(300))
+        .run(|_| Ok(()));
+    assert!(start.elapsed() < Duration::from_secs(1), "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn clean_with_blocked_logger() {
+    install_logger(60_000, 0);
+    for manager in [
+        manager_of_one(),
+        Manager::builder().build().expect("a manager"),
+    ] {
+        let start = Instant::now();
+        let report = manager.shutdown().expect("a report");
+        assert!(start.elapsed() < Duration::from_millis(800), "{report}");
+    }
+}
+
+thread_local! {
+    static LINGERING: RefCell<Option<Blocks>> = const { RefCell::new(None) };
+}
+
+struct Blocks(Receiver<()>);
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn names_of_the_last_line() {
+    install_logger(0, 0);
+    let manager = Manager::builder().grace(LONG).build().expect("a manager");
+    let (release, released) = bounded::<()>(0);
+    let lingers = manager.spawn("lingers", move |_| {
+        LINGERING.set(Some(Blocks(released)));
+        Ok(())
+    });
+    lingers.expect("spawned").join().expect("it completed");
+    let report = manager
+        .shutdown_timeout(Duration::from_millis(100))
+        .expect("a report");
+    drop(release);
+    assert_eq!(report.exit_code(), 2, "{report}");
+    let line = said("did not stop in time").expect("a last line");
+    assert!(line.contains("`lingers`"), "{line}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn body_that_does_not_return() {
+    install_logger(0, 0);
+    let (release, released) = bounded::<()>(0);
+    let program = thread::spawn(move || {
+        Manager::builder().grace(LONG).run(|manager| {
+            drop(good(manager));
+            manager.request_shutdown("now");
+            let _ = released.recv(); // main is elsewhere
+            Ok(())
+        })
+    });
+    let start = Instant::now();
+    let line = loop {
+        assert!(start.elapsed() < LONG, "nothing was said");
+        match said("the body of `run` at") {
+            Some(line) => break line,
+            None => thread::yield_now(),
+        }
+    };
+    assert!(line.contains("logger.rs"), "{line}");
+    drop(release);
+    let report = program.join().expect("it does not panic");
+    assert!(report.is_clean(), "{report}");
+}
