@@ -51,8 +51,11 @@ impl Latch {
         let sleepers = door.sleepers;
         let parked = std::mem::take(&mut door.parked);
         drop(door);
-        if sleepers > 0 {
-            self.0.notify_all();
+        match sleepers {
+            0 => {}
+            // The kernel stops at the first it finds, instead of looking through all who sleep anywhere.
+            1 => self.0.notify_one(),
+            _ => self.0.notify_all(),
         }
         parked.iter().for_each(Parker::unpark);
         true

@@ -95,6 +95,10 @@ mod primitives {
             }
         }
 
+        pub(crate) fn notify_one(&self) {
+            self.changed.notify_one();
+        }
+
         pub(crate) fn notify_all(&self) {
             self.changed.notify_all();
         }
@@ -209,6 +213,10 @@ mod primitives {
             drop(guard);
             thread::yield_now();
             self.lock()
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.changed.notify_one();
         }
 
         pub(crate) fn notify_all(&self) {

@@ -104,20 +104,22 @@ impl Node {
 
     /// Cancels this node and everything below; `true` for the one call that did it.
     pub(crate) fn cancel(&self, cause: Cause) -> bool {
-        let Some(mut pending) = self.mark(Some(cause)) else {
+        let Some(children) = self.mark(Some(cause)) else {
             return false;
         };
         self.leave_parent();
         self.wake();
-        while let Some(node) = pending.pop() {
-            let Some(mut children) = node.mark(None) else {
-                continue;
-            };
-            node.wake();
-            if pending.is_empty() {
-                pending = children;
-            } else {
-                pending.append(&mut children);
+        // Down before sideways, the eldest first: in the order in which they fell asleep the kernel finds them soonest.
+        let mut pending = vec![children.into_iter()];
+        while let Some(siblings) = pending.last_mut() {
+            let next = siblings.next();
+            if siblings.len() == 0 {
+                pending.pop();
+            }
+            let Some(node) = next else { continue };
+            if let Some(children) = node.mark(None) {
+                node.wake();
+                pending.push(children.into_iter());
             }
         }
         true

@@ -188,7 +188,8 @@ impl Shared {
         registry.courier_is_with_departed();
         while let Some(departed) = registry.next_departed() {
             let what = What::Join(Arc::clone(departed.path()));
-            if !self.busy_with(number, what, || registry.join(departed)) {
+            let join = || registry.strike_off(&departed.join());
+            if !self.busy_with(number, what, join) {
                 // Those who are left, and whoever came after them.
                 registry.send_to_departed();
                 return false;

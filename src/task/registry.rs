@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::limits;
 use crate::base::sync::{
-    AtomicBool, AtomicCell, JoinHandle, Mutex, Ordering, Receiver, Sender, unbounded,
+    AtomicBool, AtomicCell, JoinHandle, Monitor, Ordering, Receiver, Sender, unbounded,
 };
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
@@ -45,7 +45,7 @@ const LEFT_TO_SPAWNERS: usize = 16;
 /// The books and what every spawn needs beside them.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    books: Mutex<Books>,
+    books: Monitor<Books>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) request: ShutdownRequest,
     pub(crate) panic_hook: PanicHook,
@@ -68,6 +68,14 @@ impl Departed {
     /// The name of its task.
     pub(crate) fn path(&self) -> &Arc<str> {
         &self.record.path
+    }
+
+    /// The real join, which waits for what is left of the thread; the task is then to be
+    /// [struck off](Registry::strike_off).
+    pub(crate) fn join(self) -> Arc<Record> {
+        // Our closure for std returns `()` and catches everything: there is no result to look at.
+        unwind::discard(self.thread.join());
+        self.record
     }
 }
 
@@ -167,7 +175,7 @@ impl Registry {
             idlers: Vec::new(),
         };
         Self {
-            books: Mutex::new(books),
+            books: Monitor::new(books),
             ledger: Ledger::new(),
             request: ShutdownRequest::new(settings.grace),
             panic_hook: settings.panic_hook,
@@ -261,13 +269,6 @@ impl Registry {
         self.departed.1.try_recv().ok()
     }
 
-    /// The real join, which waits for what is left of the thread.
-    pub(crate) fn join(&self, departed: Departed) {
-        // Our closure for std returns `()` and catches everything: there is no result to look at.
-        unwind::discard(departed.thread.join());
-        self.joined(&departed.record);
-    }
-
     /// Joins those of the departed with whom that takes no time: for the warden, when the courier hangs.
     pub(crate) fn join_all_who_are_gone(&self) {
         for _ in 0..self.departed.1.len() {
@@ -281,15 +282,17 @@ impl Registry {
             return;
         };
         if departed.record.tid().is_some_and(thread_id::is_gone) {
-            self.join(departed);
+            let record = departed.join();
+            self.strike_off(&record);
         } else {
             drop(self.departed.0.send(departed));
         }
     }
 
-    fn joined(&self, record: &Record) {
+    /// Takes a task whose thread was joined out of those who are exiting.
+    pub(crate) fn strike_off(&self, joined: &Record) {
         let mut books = self.books.lock();
-        let gone = books.exiting.leave(record);
+        let gone = books.exiting.leave(joined);
         let news = books.exiting.is_empty();
         drop(books);
         drop(gone);
