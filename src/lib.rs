@@ -88,6 +88,8 @@ mod readme;
 
 pub use cancel::cancelled::Cancelled;
 pub use cancel::cause::{Cause, CauseKind};
+pub use cancel::deadline::DeadlineError;
+pub use cancel::on_cancel::CallbackGuard;
 pub use cancel::token::{CancellationToken, DropGuard};
 pub use cancel::wait::{RecvError, SendError};
 pub use crossbeam_channel;
@@ -95,7 +97,7 @@ pub use manager::{
     BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
 };
 pub use policy::failure::OnFailure;
-pub use shutdown::diagnosis::{Diagnosis, Stage};
+pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]
 pub use shutdown::signal::SignalError;
@@ -104,6 +106,10 @@ pub use status::panic::{Panic, Place};
 pub use status::state::{TaskCounts, TaskId, TaskState, TaskStatus};
 pub use task::context::{BoxError, TaskBody, TaskContext, TaskResult};
 pub use task::group::Group;
-pub use task::handle::{JoinError, TaskHandle};
+pub use task::handle::{JoinError, TaskHandle, wait_any};
+pub use task::loops::Checked;
+pub use task::occupant::{checkpoint, current};
 pub use task::panic::PanicHook;
+pub use task::record::SectionKind;
+pub use task::section::TimeoutError;
 pub use task::spawner::{SpawnError, SpawnFailure, TaskBuilder};

@@ -161,7 +161,7 @@ impl Manager {
             return Waited::NothingLeft;
         }
         let request = self.registry.request.latch();
-        let own_task = occupant::current().filter(|record| self.owns(record));
+        let own_task = occupant::current_record().filter(|record| self.owns(record));
         if let Some(record) = own_task {
             latch::wait_any(
                 &[request, record.token.node().beacon().latch()],
@@ -252,7 +252,7 @@ impl Manager {
 
     /// Whether the caller is one of the manager's tasks.
     fn is_own_task(&self) -> bool {
-        occupant::current().is_some_and(|record| self.owns(&record))
+        occupant::current_record().is_some_and(|record| self.owns(&record))
     }
 
     fn owns(&self, record: &Record) -> bool {

@@ -133,7 +133,7 @@ pub fn completion_against_cancel_is_one_outcome() {
         its.settle();
     });
     record.token.cancel();
-    record.settled().wait_until(Deadline::NEVER);
+    record.settled().latch().wait_until(Deadline::NEVER);
     let counts = registry.counts();
     assert_eq!((counts.completed + counts.cancelled, counts.live), (1, 0));
     task.join().unwrap();
@@ -147,7 +147,7 @@ pub fn completion_against_abandonment_keeps_the_books() {
         its.settle();
     });
     let abandoned = record.abandon();
-    record.settled().wait_until(Deadline::NEVER);
+    record.settled().latch().wait_until(Deadline::NEVER);
     assert!(record.outcome().is_some(), "let go without an outcome");
     task.join().unwrap();
     assert!(

@@ -120,7 +120,7 @@ pub(crate) fn wait_any(latches: &[&Latch], deadline: Deadline) -> Option<usize> 
 #[derive(Debug, Default)]
 pub(crate) struct Beacon {
     latch: Latch,
-    channel: OnceLock<Channel>,
+    channel: OnceLock<Box<Channel>>,
 }
 
 impl Beacon {
@@ -152,7 +152,7 @@ impl Beacon {
 
     /// A receiver that never yields anything and disconnects when the latch opens; made when first asked for.
     pub(crate) fn receiver(&self) -> &Receiver<Infallible> {
-        let channel = self.channel.get_or_init(Channel::new);
+        let channel = self.channel.get_or_init(|| Box::new(Channel::new()));
         // The latch's lock orders the two: either `light` finds the channel, or the open latch is seen here.
         if self.latch.is_open() {
             channel.disconnect();

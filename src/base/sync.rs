@@ -12,23 +12,32 @@ pub(crate) use crossbeam_channel::{
 };
 
 /// For what belongs to the whole process and outlives a model: loom does not see it.
+pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use std::sync::atomic::AtomicUsize as StaticCounter;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
+pub(crate) use std::thread::ThreadId;
+
+/// The calling thread, for comparison.
+pub(crate) fn thread_id() -> ThreadId {
+    std::thread::current().id()
+}
+
 /// Whether the calling thread is unwinding.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()
 }
 
 pub(crate) use primitives::{
-    AtomicBool, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, sleep, start_thread,
+    AtomicBool, AtomicU32, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, sleep,
+    start_thread,
 };
 
 #[cfg(not(loom))]
 mod primitives {
     use std::io;
     use std::sync::PoisonError;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
     pub(crate) use std::thread::JoinHandle;
     use std::thread::{self, Builder, Thread};
 
@@ -64,7 +73,7 @@ mod primitives {
     pub(crate) type MonitorGuard<'a, T> = std::sync::MutexGuard<'a, T>;
 
     impl<T> Monitor<T> {
-        pub(crate) fn new(value: T) -> Self {
+        pub(crate) const fn new(value: T) -> Self {
             Self {
                 mutex: std::sync::Mutex::new(value),
                 changed: std::sync::Condvar::new(),
@@ -153,7 +162,7 @@ mod primitives {
 mod primitives {
     use std::io;
 
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
     pub(crate) use loom::thread::JoinHandle;
     use loom::thread::{self, Thread};
 

@@ -103,6 +103,12 @@ pub(crate) fn addressed_to(node: &Node, error: &(dyn Error + 'static)) -> Option
         .map(|origin| Cancelled(origin.clone()))
 }
 
+/// Whether the chain of `error` holds a `Cancelled` of this very node because its own deadline came.
+pub(crate) fn is_timeout_of(node: &Arc<Node>, error: &(dyn Error + 'static)) -> bool {
+    origins(error)
+        .any(|origin| Arc::ptr_eq(&origin.0, node) && origin.cause().kind() == CauseKind::Deadline)
+}
+
 /// Whether the chain of `error` holds a `Cancelled` that came from `cause`.
 pub(crate) fn comes_from(cause: &Cause, error: &(dyn Error + 'static)) -> bool {
     origins(error).any(|origin| origin.cause().is_same(cause))
@@ -130,7 +136,7 @@ mod tests {
 
     fn cancelled_pair() -> (Arc<Node>, Cancelled) {
         let node = Node::root();
-        node.cancel(Cause::request());
+        assert!(node.cancel(Cause::request()).is_some());
         let cancelled = Cancelled::of(&node);
         (node, cancelled)
     }
@@ -173,13 +179,13 @@ mod tests {
         let parent = Node::root();
         let child = Node::child_of(&parent);
         let sibling = Node::child_of(&parent);
-        sibling.cancel(Cause::request());
+        assert!(sibling.cancel(Cause::request()).is_some());
         assert!(!is_found(&child, &Cancelled::of(&sibling)));
         assert!(
             !is_found(&parent, &Cancelled::of(&sibling)),
             "a helper's own token is not the task's"
         );
-        parent.cancel(Cause::request());
+        assert!(parent.cancel(Cause::request()).is_some());
         assert!(is_found(&child, &Cancelled::of(&child)));
         assert!(
             is_found(&parent, &Cancelled::of(&child)),

@@ -77,6 +77,20 @@ impl Cause {
         }))
     }
 
+    /// A cause that was set at an earlier moment, there and by that task.
+    pub(crate) fn set_before(
+        kind: CauseKind,
+        at: &'static Location<'static>,
+        by: Option<Arc<str>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            at: Some(at),
+            by,
+            note: None,
+        }))
+    }
+
     /// A cause that no line of the program asked for.
     pub(crate) fn from_outside(kind: CauseKind) -> Self {
         Self(Arc::new(Inner {

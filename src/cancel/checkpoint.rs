@@ -25,6 +25,10 @@ pub(crate) enum Wait {
     Receive,
     Send,
     Join,
+    Tasks,
+    /// Something that describes itself (`Record::awaited`).
+    #[expect(dead_code, reason = "locks come next")]
+    Other,
 }
 
 impl Pulse {

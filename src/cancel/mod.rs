@@ -2,6 +2,10 @@
 
 pub(crate) mod cause;
 
+pub(crate) mod callback;
+
+pub(crate) mod timer;
+
 pub(crate) mod node;
 
 pub(crate) mod cancelled;
@@ -11,3 +15,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod token;
 
 pub(crate) mod wait;
+
+pub(crate) mod on_cancel;
+
+pub(crate) mod deadline;

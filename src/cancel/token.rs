@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::sync::Receiver;
+use crate::cancel::callback::Callback;
 use crate::cancel::cancelled::Cancelled;
 use crate::cancel::cause::Cause;
 use crate::cancel::node::Node;
@@ -53,23 +54,57 @@ impl CancellationToken {
         }
     }
 
+    /// A token that is cancelled with any of `parents`, and can be cancelled alone. Born cancelled if one of them is.
+    ///
+    /// Its cause is that of the first of them that was cancelled.
+    ///
+    /// ```
+    /// use taskmuster::CancellationToken;
+    ///
+    /// let (request, connection) = (CancellationToken::new(), CancellationToken::new());
+    /// let work = CancellationToken::any([&request, &connection]);
+    /// connection.cancel();
+    /// assert!(work.is_cancelled() && !request.is_cancelled());
+    /// ```
+    #[must_use]
+    pub fn any<'a>(parents: impl IntoIterator<Item = &'a Self>) -> Self {
+        let parents: Vec<&Arc<Node>> = parents.into_iter().map(|parent| &parent.node).collect();
+        Self {
+            node: Node::below_all(&parents),
+        }
+    }
+
     /// Cancels this token and everything below it; `true` for the one call that did it.
     ///
     /// If somebody else is cancelling this token, or one below it, at the same moment, that call may still be on its way
     /// down when this one returns.
     ///
-    /// The calling source line and the calling task become the [`Cause`]. Wakes whoever waits, and returns without
-    /// waiting for anybody: to know that a task has stopped, join it.
+    /// The calling source line and the calling task become the [`Cause`]. Wakes whoever waits, then runs the
+    /// [callbacks](Self::on_cancel), and waits for nobody: to know that a task has stopped, join it.
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
-        !self.is_cancelled() && self.node.cancel(Cause::request())
+        !self.is_cancelled() && self.cancel_with(Cause::request())
     }
 
     /// Like [`cancel`](Self::cancel), with a cause of the caller's making. The first cause wins.
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     pub fn cancel_with(&self, cause: Cause) -> bool {
-        self.node.cancel(cause)
+        match self.node.cancel(cause) {
+            Some(due) => {
+                for callback in due {
+                    callback.run();
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Like [`cancel_with`](Self::cancel_with), but leaves the callbacks to the caller, if this call is the one that won.
+    #[must_use = "the callbacks are to be run"]
+    pub(crate) fn cancel_leaving_work(&self, cause: Cause) -> Vec<Arc<Callback>> {
+        self.node.cancel(cause).unwrap_or_default()
     }
 
     /// Whether this token or one of its ancestors was cancelled. One load.

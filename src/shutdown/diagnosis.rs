@@ -4,7 +4,9 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
+use crate::base::text::printable;
 use crate::base::time::{Duration, human};
+use crate::task::record::SectionKind;
 
 /// What is known of a task that did not stop, taken shortly before the shutdown's deadline.
 ///
@@ -22,6 +24,8 @@ pub struct Diagnosis {
     pub last_seen: Option<Duration>,
     /// How many checkpoints it passed since it was asked.
     pub checkpoints_since: usize,
+    /// The section it is in that does not hear the stop, if it is in one.
+    pub section: Option<InSection>,
     /// The wait of this library it is in, if it is in one.
     pub waiting_for: Option<String>,
     /// The processor time it used of late, and over which time that was measured, where the kernel says.
@@ -34,6 +38,18 @@ pub struct Diagnosis {
     pub spawned_at: &'static Location<'static>,
     /// What it is at.
     pub stage: Stage,
+}
+
+/// A section that does not hear its task's stop.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InSection {
+    /// Why it does not hear it.
+    pub kind: SectionKind,
+    /// What the program calls it.
+    pub what: Arc<str>,
+    /// How long it has lasted.
+    pub since: Duration,
 }
 
 /// How the wait for another task begins.
@@ -54,6 +70,13 @@ pub enum Stage {
 }
 
 impl Diagnosis {
+    /// Whether it is in code that was announced as foreign: then nobody could have stopped it.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        let section = self.section.as_ref();
+        section.is_some_and(|section| section.kind == SectionKind::Foreign)
+    }
+
     /// Whether it computes: on a crowded machine a task that never pauses gets little of a processor.
     fn is_busy(&self) -> bool {
         self.cpu
@@ -136,6 +159,27 @@ impl fmt::Display for Diagnosis {
             }
             Stage::Body => {}
         }
+        match &self.section {
+            Some(InSection {
+                kind: SectionKind::Foreign,
+                what,
+                since,
+            }) => {
+                let (what, since) = (printable(what), human(*since));
+                return write!(
+                    f,
+                    "has been in `{what}` for {since}, foreign code that nothing can stop"
+                );
+            }
+            Some(InSection {
+                kind: SectionKind::Shield,
+                since,
+                ..
+            }) => {
+                write!(f, "has been in a shield for {}, and ", human(*since))?;
+            }
+            None => {}
+        }
         if self.is_deaf() {
             let passed = counted(self.checkpoints_since, "checkpoint");
             write!(f, "passed {passed} after the stop: it ignores their result")?;
@@ -150,7 +194,9 @@ impl fmt::Display for Diagnosis {
             };
         }
         if let Some(wait) = &self.waiting_for {
-            let why = if wait.starts_with(END_OF) {
+            let why = if self.section.is_some() {
+                "a shielded wait does not hear the stop"
+            } else if wait.starts_with(END_OF) {
                 "that one does not stop either"
             } else {
                 "its stop should have ended that, so the machine is overloaded"
@@ -233,6 +279,7 @@ mod tests {
             last_checkpoint: Some(Location::caller()),
             last_seen: None,
             checkpoints_since: 0,
+            section: None,
             waiting_for: None,
             cpu: None,
             running: false,
@@ -329,6 +376,34 @@ mod tests {
         assert!(
             unknown.to_string().ends_with(&place_of(&unknown)),
             "{unknown}"
+        );
+    }
+
+    #[test]
+    fn foreign_code_and_shields_are_named() {
+        let section = |kind| InSection {
+            kind,
+            what: Arc::from("dns lookup"),
+            since: Duration::from_secs(3),
+        };
+        let foreign = Diagnosis {
+            section: Some(section(SectionKind::Foreign)),
+            ..straggler()
+        };
+        assert!(foreign.is_foreign());
+        assert_eq!(
+            foreign.to_string(),
+            "`hash` has been in `dns lookup` for 3.00 s, foreign code that nothing can stop"
+        );
+        let shielded = Diagnosis {
+            section: Some(section(SectionKind::Shield)),
+            waiting_for: Some("a message".to_owned()),
+            ..straggler()
+        };
+        let said = shielded.to_string();
+        assert!(
+            said.contains("has been in a shield for 3.00 s, and waits for a message"),
+            "{said}"
         );
     }
 

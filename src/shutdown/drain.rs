@@ -15,7 +15,8 @@
 //! 1. While the share of the group asked last is not over and some of its tasks live, nobody else is asked. Else the
 //!    next group is: those below before those above, the youngest first. Late ones go on being awaited.
 //! 2. Hurried, or past the deadline, all groups are asked in one step, whatever is still being made.
-//! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over.
+//! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over. A
+//!    task in foreign code that has lasted for longer than it may is not waited for.
 //! 4. Shortly before the deadline stragglers are diagnosed, at the deadline abandoned.
 //! 5. Else, if nobody was asked in this turn, the warden sleeps until the bell rings or something falls due. Whoever
 //!    empties a group or the books rings.
@@ -40,7 +41,7 @@ use crate::base::sync::Mutex;
 use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::cancel::checkpoint::Wait;
 use crate::shutdown::courier::Courier;
-use crate::shutdown::diagnosis::{Diagnosis, END_OF, Stage};
+use crate::shutdown::diagnosis::{Diagnosis, END_OF, InSection, Stage};
 use crate::shutdown::kernel;
 use crate::shutdown::report::{Facts, ShutdownReport, TaskReport};
 use crate::status::outcome::Outcome;
@@ -296,12 +297,16 @@ impl<'a> Drain<'a> {
         for record in order.tasks {
             self.watched.insert(record.id, Watched::new(record, now));
         }
-        order.token.cancel_with(self.demand.cause.clone());
+        let due = order.token.cancel_leaving_work(self.demand.cause.clone());
+        self.registry.run_by_courier(due);
     }
 
     /// Whether the group asked last has stopped or used up its share.
     fn has_had_its_turn(&self, (group, share): (GroupId, Deadline)) -> bool {
-        self.registry.live_in(group) == 0 || share.has_passed()
+        self.registry.live_in(group) == 0
+            || share.has_passed()
+            || (self.registry.ledger.has_foreign()
+                && self.registry.live_of(group).iter().all(|it| is_let_go(it)))
     }
 
     /// The longest grace of the group's tasks, but at most half of what is left while others are to be asked; for
@@ -334,7 +339,29 @@ impl<'a> Drain<'a> {
         if self.all_asked && self.must_join_itself() {
             self.registry.join_all_who_are_gone();
         }
-        self.all_asked && self.registry.is_empty()
+        self.all_asked && (self.registry.is_empty() || self.only_foreign_code_is_left())
+    }
+
+    fn only_foreign_code_is_left(&self) -> bool {
+        self.registry.ledger.has_foreign()
+            && self.registry.live().iter().all(|it| is_let_go(it))
+            && self
+                .registry
+                .exiting()
+                .iter()
+                .all(|it| it.standing().is_gone)
+    }
+
+    /// When the next task in foreign code is let go.
+    fn next_let_go(&self) -> Deadline {
+        if !self.registry.ledger.has_foreign() {
+            return Deadline::NEVER;
+        }
+        let live = self.registry.live();
+        let moments = live.iter().filter_map(|record| record.foreign_until());
+        moments
+            .filter(|until| !until.has_passed())
+            .fold(Deadline::NEVER, Deadline::earlier)
     }
 
     /// Whether nobody lives, but the courier hangs and joins nobody.
@@ -358,9 +385,15 @@ impl<'a> Drain<'a> {
         } else {
             Deadline::NEVER
         };
-        [self.next_sample, self.next_news, diagnosis, joins]
-            .into_iter()
-            .fold(share, Deadline::earlier)
+        [
+            self.next_sample,
+            self.next_news,
+            self.next_let_go(),
+            diagnosis,
+            joins,
+        ]
+        .into_iter()
+        .fold(share, Deadline::earlier)
     }
 
     // ---- watching ----
@@ -483,6 +516,11 @@ impl<'a> Drain<'a> {
                 .map(|moved| now.saturating_duration_since(moved)),
             checkpoints_since: watched
                 .map_or(0, |watched| watched.passed.wrapping_sub(watched.base)),
+            section: record.section().map(|section| InSection {
+                kind: section.kind,
+                what: Arc::clone(&section.what),
+                since: now.saturating_duration_since(section.since),
+            }),
             waiting_for: self.wait_of(record),
             cpu: used,
             running: sight.as_ref().is_some_and(|sight| sight.running),
@@ -503,6 +541,8 @@ impl<'a> Drain<'a> {
             Wait::Sleep => "time to pass".to_owned(),
             Wait::Receive => "a message".to_owned(),
             Wait::Send => "room in a channel".to_owned(),
+            Wait::Tasks => format!("{END_OF}several tasks"),
+            Wait::Other => record.awaited()?.describe(),
             Wait::Join => match record
                 .pulse
                 .joining()
@@ -579,6 +619,13 @@ impl<'a> Drain<'a> {
         let mut left = self.registry.live();
         let exiting = self.registry.exiting();
         left.extend(exiting.into_iter().filter(|it| !it.standing().is_gone));
+        let (foreign, left): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .partition(|it| it.foreign_until().is_some());
+        if !foreign.is_empty() {
+            let names = names(&foreign);
+            self.say(Level::Info, format!("left in foreign code: {names}"));
+        }
         if !left.is_empty() {
             let noun = if left.len() == 1 { "task" } else { "tasks" };
             self.say(
@@ -596,6 +643,11 @@ impl<'a> Drain<'a> {
             .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
         self.courier.flush(PATIENCE, Deadline::after(limit));
     }
+}
+
+/// Whether a stop does not wait for the task any more, because it is in foreign code for too long.
+fn is_let_go(record: &Record) -> bool {
+    record.foreign_until().is_some_and(Deadline::has_passed)
 }
 
 impl Watched {

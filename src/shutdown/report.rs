@@ -23,7 +23,7 @@ use crate::task::record::{Ledger, Record};
 /// |---|---|
 /// | 0 | everybody stopped, and no failure was left unread |
 /// | 1 | a critical task failed, the body of `run` failed, or a failure was read by nobody |
-/// | 2 | somebody did not stop in time |
+/// | 2 | somebody did not stop in time; who was in announced [foreign](crate::TaskContext::foreign) code does not count |
 /// | 130 | the third signal ended the process, without a report |
 ///
 /// ```
@@ -119,12 +119,19 @@ impl TaskReport {
         self.record.is_unread()
     }
 
+    /// Whether it was left in code that was announced with [`foreign`](crate::TaskContext::foreign).
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.diagnosis.as_ref().is_some_and(Diagnosis::is_foreign)
+    }
+
     fn is_dull(&self) -> bool {
         !self.outcome.is_failure() && self.diagnosis.is_none() && self.over_grace().is_none()
     }
 
     fn word(&self) -> &'static str {
         match (&self.outcome, &self.diagnosis) {
+            _ if self.is_foreign() => "FOREIGN",
             (Outcome::Abandoned, _) | (_, None) => self.outcome.word(),
             (_, Some(_)) => "EXITING",
         }
@@ -132,6 +139,7 @@ impl TaskReport {
 
     fn remark(&self) -> String {
         let when = match (&self.outcome, self.stopped_after) {
+            _ if self.is_foreign() => return "left to itself".to_owned(),
             (Outcome::Abandoned, _) => return "did not stop".to_owned(),
             (_, Some(after)) => format!("after {}", human(after)),
             (_, None) => "before it was asked".to_owned(),
@@ -227,7 +235,7 @@ impl ShutdownReport {
         &self.0.facts.tasks
     }
 
-    /// Those that did not stop in time.
+    /// Those that did not stop in time, with those that were left in foreign code.
     pub fn stragglers(&self) -> impl Iterator<Item = &TaskReport> {
         self.tasks().iter().filter(|task| task.diagnosis.is_some())
     }
@@ -256,9 +264,10 @@ impl ShutdownReport {
         let failed = self.body_error().is_some()
             || self.0.facts.ledger.has_critical_failure()
             || self.unread_failures() > 0;
-        match self.stragglers().next() {
-            Some(_) => 2,
-            None => u8::from(failed),
+        if self.stragglers().any(|task| !task.is_foreign()) {
+            2
+        } else {
+            u8::from(failed)
         }
     }
 

@@ -10,6 +10,7 @@ use crate::base::sync::{Receiver, Sender};
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::cancel::cancelled::{self, Cancelled};
 use crate::cancel::checkpoint::{Wait, Waiting};
+use crate::cancel::on_cancel::CallbackGuard;
 use crate::cancel::token::CancellationToken;
 use crate::cancel::wait::{RecvError, SendError};
 use crate::status::state::TaskId;
@@ -64,6 +65,25 @@ impl TaskContext {
         }
     }
 
+    /// The same task's, with another token: that of a section.
+    pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
+        Self {
+            record: Arc::clone(&self.record),
+            token,
+            group: self.group.clone(),
+        }
+    }
+
+    pub(crate) fn another(&self) -> Self {
+        self.with_token(self.token.clone())
+    }
+
+    #[inline]
+    pub(crate) fn checkpoint_at(&self, place: &'static Location<'static>) -> Result<(), Cancelled> {
+        self.record.pulse.beat(place);
+        self.token.checkpoint()
+    }
+
     /// Looks whether the task was asked to stop, and leaves a sign of life. Costs about a nanosecond: put it into every
     /// loop that may run for long.
     ///
@@ -74,8 +94,7 @@ impl TaskContext {
     #[inline]
     #[track_caller]
     pub fn checkpoint(&self) -> Result<(), Cancelled> {
-        self.record.pulse.beat(Location::caller());
-        self.token.checkpoint()
+        self.checkpoint_at(Location::caller())
     }
 
     /// Whether the task was asked to stop, for code that cannot return an error. Leaves no sign of life.
@@ -97,7 +116,22 @@ impl TaskContext {
         self.record.id
     }
 
-    /// The task's own token, for the functions and helper threads it calls.
+    /// The earliest moment at which the task is asked to stop, if nobody does before: that of its own deadline, of one
+    /// above it, or of the section it is in.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.token.deadline()
+    }
+
+    /// Has `work` done when the task is asked to stop, to unblock a call that hears no stop flag; see
+    /// [`CancellationToken::on_cancel`].
+    #[track_caller]
+    pub fn on_cancel(&self, work: impl FnOnce() + Send + 'static) -> CallbackGuard {
+        self.record.pulse.beat(Location::caller());
+        self.token.on_cancel(work)
+    }
+
+    /// The task's own token, for the functions and helper threads it calls. In a section, that of the section.
     #[must_use]
     pub fn token(&self) -> &CancellationToken {
         &self.token

@@ -88,12 +88,8 @@ impl Group {
     #[expect(clippy::must_use_candidate, reason = "asking twice is harmless")]
     #[track_caller]
     pub fn cancel(&self) -> bool {
-        self.stop(Cause::request())
-    }
-
-    pub(crate) fn stop(&self, cause: Cause) -> bool {
         self.0.registry.refuse(self.0.id);
-        self.0.token.cancel_with(cause)
+        self.0.token.cancel()
     }
 
     /// Asks the manager to shut down, from the place of the caller.
@@ -108,7 +104,10 @@ impl Group {
         match record.on_failure {
             OnFailure::Record => {}
             OnFailure::StopGroup => {
-                self.stop(Cause::of_task(CauseKind::SiblingFailed, &record.path));
+                let cause = Cause::of_task(CauseKind::SiblingFailed, &record.path);
+                self.0.registry.refuse(self.0.id);
+                let due = self.0.token.cancel_leaving_work(cause);
+                self.0.registry.run_by_courier(due);
             }
             OnFailure::ShutDown => {
                 self.0.registry.ledger.note_critical_failure();

@@ -1,17 +1,19 @@
 //! A view on a task, and what joining it can say.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::base::latch;
+use crate::base::latch::{self, Latch};
 use crate::base::log::{self, Level};
-use crate::base::sync::Mutex;
+use crate::base::sync::{Mutex, Receiver};
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::base::unwind;
 use crate::cancel::cancelled::Cancelled;
 use crate::cancel::cause::Cause;
+use crate::cancel::checkpoint::Wait;
 use crate::cancel::token::CancellationToken;
 use crate::status::outcome::{Outcome, SharedError};
 use crate::status::panic::Panic;
@@ -199,6 +201,50 @@ impl<T> TaskHandle<T> {
         self.join_by(Deadline::at(deadline), Location::caller())
     }
 
+    /// Asks the task to stop and waits at most `timeout` for its end: the value, if it completed all the same.
+    ///
+    /// # Errors
+    /// As [`join_timeout`](Self::join_timeout): [`JoinError::Cancelled`] if it heard the stop, and
+    /// [`JoinError::StillRunning`] if it did not.
+    ///
+    /// ```
+    /// # use taskmuster::{JoinError, Manager};
+    /// # use std::time::Duration;
+    /// # let report = Manager::builder().run(|manager| {
+    /// let clock = manager.spawn::<()>("clock", |ctx| loop { ctx.sleep(Duration::from_secs(1))? })?;
+    /// assert!(matches!(clock.stop(Duration::from_secs(5)), Err(JoinError::Cancelled { .. })));
+    /// # Ok(())
+    /// # });
+    /// # assert!(report.is_clean());
+    /// ```
+    #[track_caller]
+    pub fn stop(&self, timeout: Duration) -> Result<T, JoinError> {
+        self.cancel();
+        self.join_by(Deadline::after(timeout), Location::caller())
+    }
+
+    /// A receiver that never yields anything and disconnects when the task has ended: for `select!`.
+    ///
+    /// ```
+    /// # use taskmuster::Manager;
+    /// use taskmuster::crossbeam_channel::{never, select};
+    ///
+    /// # let report = Manager::builder().run(|manager| {
+    /// let orders = never::<u32>();
+    /// let work = manager.spawn("work", |_| Ok(7))?;
+    /// select! {
+    ///     recv(work.finished()) -> _ => assert_eq!(work.try_join()?, 7),
+    ///     recv(orders) -> _ => unreachable!(),
+    /// }
+    /// # Ok(())
+    /// # });
+    /// # assert!(report.is_clean());
+    /// ```
+    #[must_use]
+    pub fn finished(&self) -> &Receiver<Infallible> {
+        self.record.settled().receiver()
+    }
+
     /// Takes the value of a task that has ended.
     ///
     /// # Errors
@@ -216,7 +262,7 @@ impl<T> TaskHandle<T> {
         if self.record.ledger().is_forked() {
             return Err(JoinError::Forked { task: self.task() });
         }
-        let me = occupant::current();
+        let me = occupant::current_record();
         let _waiting = match &me {
             None => None,
             Some(me) if Arc::ptr_eq(me, &self.record) => {
@@ -227,7 +273,7 @@ impl<T> TaskHandle<T> {
                 Some(me.pulse.waits_for_task(self.record.id.0))
             }
         };
-        self.record.settled().wait_until(deadline);
+        self.record.settled().latch().wait_until(deadline);
         self.take_result()
     }
 
@@ -297,6 +343,45 @@ impl TaskContext {
         self.join_by(other, Deadline::at(deadline), Location::caller())
     }
 
+    /// Waits until one of several tasks has ended and gives its index in `handles`: the first, if several have.
+    ///
+    /// # Errors
+    /// [`Cancelled`] when this task was asked to stop.
+    ///
+    /// # Panics
+    /// If `handles` is empty: nothing could ever end that wait.
+    ///
+    /// ```
+    /// # use taskmuster::Manager;
+    /// # let report = Manager::builder().run(|manager| {
+    /// let racers = [manager.spawn("slow", |ctx| Err(ctx.wait().into()))?, manager.spawn("fast", |_| Ok(7))?];
+    /// let race = manager.spawn("race", move |ctx| {
+    ///     let winner = ctx.wait_any(&racers)?;
+    ///     Ok((winner, racers[winner].join()?))
+    /// })?;
+    /// assert_eq!(race.join()?, (1, 7));
+    /// # Ok(())
+    /// # });
+    /// # assert!(report.is_clean());
+    /// ```
+    #[track_caller]
+    pub fn wait_any<T>(&self, handles: &[TaskHandle<T>]) -> Result<usize, Cancelled> {
+        assert!(
+            !handles.is_empty(),
+            "a wait for none of no tasks would never end"
+        );
+        let pulse = &self.record().pulse;
+        pulse.beat(Location::caller());
+        let _waiting = pulse.waits_for(Wait::Tasks);
+        let mut latches = vec![self.token().node().beacon().latch()];
+        latches.extend(handles.iter().map(|handle| handle.record.settled().latch()));
+        let open = latch::wait_any(&latches, Deadline::NEVER);
+        match open.and_then(|open| open.checked_sub(1)) {
+            Some(index) if !self.is_cancelled() => Ok(index),
+            _ => Err(Cancelled::of(self.token().node())),
+        }
+    }
+
     fn join_by<T>(
         &self,
         other: &TaskHandle<T>,
@@ -313,7 +398,10 @@ impl TaskContext {
         }
         let _waiting = pulse.waits_for_task(other.record.id.0);
         latch::wait_any(
-            &[self.token().node().beacon().latch(), other.record.settled()],
+            &[
+                self.token().node().beacon().latch(),
+                other.record.settled().latch(),
+            ],
             deadline,
         );
         if let Err(cancelled) = self.token().checkpoint() {
@@ -323,6 +411,37 @@ impl TaskContext {
             });
         }
         other.take_result()
+    }
+}
+
+/// Waits until one of several tasks has ended and gives its index in `handles`: the first, if several have.
+///
+/// Inside a task, [`TaskContext::wait_any`] also hears that task's own cancel.
+///
+/// # Panics
+/// If `handles` is empty: nothing could ever end that wait.
+///
+/// ```
+/// # use taskmuster::Manager;
+/// # let report = Manager::builder().run(|manager| {
+/// let racers = [manager.spawn("slow", |ctx| Err(ctx.wait().into()))?, manager.spawn("fast", |_| Ok(7))?];
+/// assert_eq!(racers[taskmuster::wait_any(&racers)].join()?, 7);
+/// # Ok(())
+/// # });
+/// # assert!(report.is_clean());
+/// ```
+#[must_use]
+pub fn wait_any<T>(handles: &[TaskHandle<T>]) -> usize {
+    assert!(
+        !handles.is_empty(),
+        "a wait for none of no tasks would never end"
+    );
+    let settled = handles.iter().map(|handle| handle.record.settled().latch());
+    let latches: Vec<&Latch> = settled.collect();
+    loop {
+        if let Some(index) = latch::wait_any(&latches, Deadline::NEVER) {
+            return index;
+        }
     }
 }
 

@@ -10,11 +10,15 @@ pub(crate) mod record;
 
 pub(crate) mod registry;
 
-pub(crate) mod occupant;
-
 pub(crate) mod group;
 
 pub(crate) mod context;
+
+pub(crate) mod occupant;
+
+pub(crate) mod section;
+
+pub(crate) mod loops;
 
 pub(crate) mod handle;
 

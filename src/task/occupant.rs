@@ -1,10 +1,12 @@
 //! The task that runs on a thread, and its farewell.
 
 use std::cell::RefCell;
+use std::panic::Location;
 use std::sync::Arc;
 
+use crate::cancel::cancelled::Cancelled;
+use crate::task::context::TaskContext;
 use crate::task::record::Record;
-use crate::task::registry::Registry;
 
 thread_local! {
     static OCCUPANT: RefCell<Option<Occupant>> = const { RefCell::new(None) };
@@ -12,13 +14,14 @@ thread_local! {
 
 /// Whose thread this is. Dropped with the thread's other thread-locals, it says that the thread is all but gone.
 struct Occupant {
-    registry: Arc<Registry>,
-    record: Arc<Record>,
+    /// That of the innermost section.
+    context: TaskContext,
 }
 
 impl Drop for Occupant {
     fn drop(&mut self) {
-        self.registry.depart(&self.record);
+        let registry = self.context.group().registry();
+        registry.depart(self.context.record());
     }
 }
 
@@ -26,19 +29,70 @@ impl Drop for Occupant {
 ///
 /// Must be the first use of a thread-local with a destructor on its thread: std destroys them in reverse order, so
 /// that this one goes last.
-pub(crate) fn move_in(registry: &Arc<Registry>, record: &Arc<Record>) {
-    let occupant = Occupant {
-        registry: Arc::clone(registry),
-        record: Arc::clone(record),
-    };
-    OCCUPANT.with_borrow_mut(|place| *place = Some(occupant));
+pub(crate) fn move_in(context: TaskContext) {
+    OCCUPANT.with_borrow_mut(|place| *place = Some(Occupant { context }));
 }
 
-/// The task that runs on the calling thread.
-pub(crate) fn current() -> Option<Arc<Record>> {
-    let record = |occupant: &Option<Occupant>| Some(Arc::clone(&occupant.as_ref()?.record));
-    OCCUPANT
-        .try_with(|occupant| record(&occupant.borrow()))
-        .ok()
-        .flatten()
+/// Makes `context` the current one of the task on this thread, and gives the one before it; `None` elsewhere.
+pub(crate) fn exchange(context: TaskContext) -> Option<TaskContext> {
+    let exchanged = OCCUPANT.try_with(|place| {
+        let mut place = place.try_borrow_mut().ok()?;
+        let occupant = place.as_mut()?;
+        let is_same_task = Arc::ptr_eq(occupant.context.record(), context.record());
+        is_same_task.then(|| std::mem::replace(&mut occupant.context, context))
+    });
+    exchanged.ok().flatten()
+}
+
+/// The record of the task that runs on the calling thread.
+pub(crate) fn current_record() -> Option<Arc<Record>> {
+    look(|context| Arc::clone(context.record()))
+}
+
+/// The context of the task that runs on the calling thread: for code deep in a call stack that was not handed one.
+///
+/// `None` on threads that are not a task's, the helper threads of a task included, and while the thread-locals of the
+/// thread are destroyed. Inside [`with_timeout`](TaskContext::with_timeout) and [`shield`](TaskContext::shield) it is
+/// the context of the innermost of them.
+///
+/// ```
+/// use taskmuster::Manager;
+///
+/// fn deep_down() -> Option<String> {
+///     taskmuster::current().map(|ctx| ctx.name().to_owned())
+/// }
+///
+/// let report = Manager::builder().run(|manager| {
+///     assert_eq!(deep_down(), None);
+///     let deep = manager.spawn("diver", |_| Ok(deep_down()))?;
+///     assert_eq!(deep.join()?.as_deref(), Some("diver"));
+///     Ok(())
+/// });
+/// assert!(report.is_clean());
+/// ```
+#[must_use]
+pub fn current() -> Option<TaskContext> {
+    look(TaskContext::another)
+}
+
+/// The [checkpoint](TaskContext::checkpoint) of the task that runs on the calling thread; `Ok` on all other threads.
+///
+/// For code deep in a call stack that was not handed a context. Where there is one, its own checkpoint is faster still.
+///
+/// # Errors
+/// [`Cancelled`] once the task was asked to stop.
+#[inline]
+#[track_caller]
+pub fn checkpoint() -> Result<(), Cancelled> {
+    let place = Location::caller();
+    let result = OCCUPANT.try_with(|occupant| match &*occupant.borrow() {
+        Some(occupant) => occupant.context.checkpoint_at(place),
+        None => Ok(()),
+    });
+    result.unwrap_or(Ok(()))
+}
+
+fn look<R>(at: impl FnOnce(&TaskContext) -> R) -> Option<R> {
+    let looked = OCCUPANT.try_with(|occupant| Some(at(&occupant.borrow().as_ref()?.context)));
+    looked.ok().flatten()
 }

@@ -12,15 +12,16 @@
 //!    over its join handle" gets it, decided under `life`.
 //! 5. `life` is held for a few assignments, alone, and nothing is dropped under it.
 
+use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
 use std::process;
 use std::sync::Arc;
 
-use crate::base::latch::Latch;
+use crate::base::latch::Beacon;
 use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
 use crate::base::thread_id;
-use crate::base::time::{self, Duration, Instant};
+use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::cancel::checkpoint::Pulse;
 use crate::cancel::token::CancellationToken;
 use crate::policy::failure::OnFailure;
@@ -40,8 +41,9 @@ pub(crate) struct Record {
     pub(crate) created: Instant,
     /// In a cache line of its own: the only part that is written at every checkpoint.
     pub(crate) pulse: OwnLine,
-    settled: Latch,
+    settled: Beacon,
     life: Mutex<Life>,
+    doing: Mutex<Doing>,
     unread: AtomicBool,
     /// The end was logged: what the thread does now are destructors of thread-locals.
     past_logger: AtomicBool,
@@ -72,6 +74,8 @@ pub(crate) struct GroupId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Ledger {
     unread: AtomicUsize,
+    /// How many tasks are in foreign code.
+    foreign: AtomicUsize,
     /// A critical task has failed: the exit code says so even if somebody reads the failure.
     critical: AtomicBool,
     pid: u32,
@@ -81,6 +85,7 @@ impl Ledger {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             unread: AtomicUsize::new(0),
+            foreign: AtomicUsize::new(0),
             critical: AtomicBool::new(false),
             pid: process::id(),
         })
@@ -89,6 +94,19 @@ impl Ledger {
     /// Relaxed: a count, read when everything it counts is over.
     pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn enter_foreign(&self) {
+        self.foreign.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave_foreign(&self) {
+        self.foreign.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Relaxed: the bell that is rung afterwards orders it.
+    pub(crate) fn has_foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn note_critical_failure(&self) {
@@ -114,6 +132,42 @@ struct Life {
     tid: Option<u32>,
     thread: Option<JoinHandle<()>>,
     gone: bool,
+}
+
+/// What a task does that its pulse cannot tell.
+#[derive(Debug, Default)]
+struct Doing {
+    /// The innermost section it is in.
+    section: Option<Arc<Section>>,
+    /// What it waits for, if that can be described.
+    awaits: Option<Arc<dyn Awaited>>,
+}
+
+/// A stretch of a task with rules of its own.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) kind: SectionKind,
+    /// What the program calls it.
+    pub(crate) what: Arc<str>,
+    pub(crate) since: Instant,
+    /// Until when a stop waits for it.
+    pub(crate) until: Deadline,
+}
+
+/// Why a section does not hear its task's stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SectionKind {
+    /// It is shielded: [`TaskContext::shield`](crate::TaskContext::shield).
+    Shield,
+    /// It is foreign code, which hears nothing: [`TaskContext::foreign`](crate::TaskContext::foreign).
+    Foreign,
+}
+
+/// Something a task waits for that can say more of itself.
+pub(crate) trait Awaited: fmt::Debug + Send + Sync {
+    /// To follow "waits for".
+    fn describe(&self) -> String;
 }
 
 /// How a task stands at one moment.
@@ -165,8 +219,9 @@ impl Record {
             spawned_at,
             created: time::now(),
             pulse: OwnLine::default(),
-            settled: Latch::new(),
+            settled: Beacon::new(),
             life: Mutex::new(life),
+            doing: Mutex::new(Doing::default()),
             unread: AtomicBool::new(false),
             past_logger: AtomicBool::new(false),
             seat: AtomicUsize::new(0),
@@ -209,18 +264,18 @@ impl Record {
         }
         drop(life);
         if abandoned {
-            self.settled.open();
+            self.settled.light();
         }
         abandoned
     }
 
     /// Lets the joiners go.
     pub(crate) fn settle(&self) {
-        self.settled.open();
+        self.settled.light();
     }
 
     /// What joiners wait at.
-    pub(crate) fn settled(&self) -> &Latch {
+    pub(crate) fn settled(&self) -> &Beacon {
         &self.settled
     }
 
@@ -238,6 +293,35 @@ impl Record {
     /// The outcome for the books.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.life.lock().outcome.clone()
+    }
+
+    /// Puts the task into a section, or back into the one around it; gives the one before.
+    pub(crate) fn change_section(&self, section: Option<Arc<Section>>) -> Option<Arc<Section>> {
+        std::mem::replace(&mut self.doing.lock().section, section)
+    }
+
+    pub(crate) fn section(&self) -> Option<Arc<Section>> {
+        self.doing.lock().section.clone()
+    }
+
+    /// Says what the task waits for; gives what it waited for before.
+    #[expect(dead_code, reason = "locks come next")]
+    pub(crate) fn change_awaited(
+        &self,
+        awaited: Option<Arc<dyn Awaited>>,
+    ) -> Option<Arc<dyn Awaited>> {
+        std::mem::replace(&mut self.doing.lock().awaits, awaited)
+    }
+
+    pub(crate) fn awaited(&self) -> Option<Arc<dyn Awaited>> {
+        self.doing.lock().awaits.clone()
+    }
+
+    /// Until when a stop waits for the foreign code the task is in, if it is in some.
+    pub(crate) fn foreign_until(&self) -> Option<Deadline> {
+        let doing = self.doing.lock();
+        let section = doing.section.as_ref()?;
+        (section.kind == SectionKind::Foreign).then_some(section.until)
     }
 
     /// How the task stands, all at one moment.

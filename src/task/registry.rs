@@ -23,11 +23,12 @@ use crate::base::sync::{
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
 use crate::base::unwind;
+use crate::cancel::callback::Callback;
 use crate::cancel::token::CancellationToken;
 use crate::status::outcome::Outcome;
 use crate::status::request::ShutdownRequest;
 use crate::status::state::{End, TaskCounts, TaskId};
-use crate::task::errand::Errand;
+use crate::task::errand::{Errand, What};
 use crate::task::panic::PanicHook;
 use crate::task::record::{Birth, Crowd, GroupId, Ledger, Record};
 
@@ -302,6 +303,14 @@ impl Registry {
         }
     }
 
+    /// Has the courier run the callbacks of a token that no program line cancelled.
+    pub(crate) fn run_by_courier(&self, callbacks: Vec<Arc<Callback>>) {
+        for callback in callbacks {
+            let what = What::Callback(callback.registered_at());
+            self.send(Errand::run(what, move || callback.run()));
+        }
+    }
+
     /// Sends the courier; without one, after the manager's end, the errand is dropped.
     pub(crate) fn send(&self, errand: Errand) {
         drop(self.courier.send(errand));
@@ -475,6 +484,15 @@ impl Registry {
             .groups
             .get(&id)
             .map_or(0, |entry| entry.tasks.len())
+    }
+
+    /// The tasks of a group that have not ended.
+    pub(crate) fn live_of(&self, id: GroupId) -> Vec<Arc<Record>> {
+        let books = self.books.lock();
+        let entry = books.groups.get(&id);
+        entry.map_or_else(Vec::new, |entry| {
+            entry.tasks.iter().map(Arc::clone).collect()
+        })
     }
 
     /// Whether every task has ended and every thread was joined.

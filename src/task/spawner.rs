@@ -7,8 +7,9 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::{self, Mutex};
-use crate::base::time::Duration;
+use crate::base::time::{Deadline, Duration, Instant};
 use crate::cancel::cancelled::Cancelled;
+use crate::cancel::deadline::DeadlineError;
 use crate::policy::failure::OnFailure;
 use crate::task::context::{TaskBody, TaskContext, TaskResult};
 use crate::task::group::Group;
@@ -87,6 +88,7 @@ impl Group {
             path: spec::path(self.name(), name.as_ref()).into(),
             stack_size: None,
             grace: None,
+            deadline: Deadline::NEVER,
             on_failure: OnFailure::default(),
         }
     }
@@ -100,6 +102,7 @@ pub struct TaskBuilder {
     path: Arc<str>,
     stack_size: Option<usize>,
     grace: Option<Duration>,
+    deadline: Deadline,
     on_failure: OnFailure,
 }
 
@@ -117,6 +120,18 @@ impl TaskBuilder {
     /// in the report. It never extends the shutdown's one deadline, and only that one abandons a task.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
+        self
+    }
+
+    /// Asks the task to stop when it has taken this long since it was spawned; `Duration::MAX` means never.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.deadline = Deadline::after(timeout);
+        self
+    }
+
+    /// Asks the task to stop at this moment; if it has passed, the task ends as cancelled without starting.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Deadline::at(deadline);
         self
     }
 
@@ -152,7 +167,14 @@ impl TaskBuilder {
         if registry.panic_hook == PanicHook::Chain {
             panic::install_hook();
         }
-        let record = match registry.register(self.birth(spawned_at)) {
+        let birth = match self.birth(spawned_at) {
+            Ok(birth) => birth,
+            Err(error) => {
+                let failure = SpawnFailure::Os(io::Error::other(error));
+                return Err(SpawnError::new(self.path, failure, None, body));
+            }
+        };
+        let record = match registry.register(birth) {
             Ok(record) => record,
             Err(refusal) => {
                 let stopped = stop_of(&self.group, refusal);
@@ -182,15 +204,15 @@ impl TaskBuilder {
         }
     }
 
-    fn birth(&self, spawned_at: &'static Location<'static>) -> Birth {
-        Birth {
+    fn birth(&self, spawned_at: &'static Location<'static>) -> Result<Birth, DeadlineError> {
+        Ok(Birth {
             path: Arc::clone(&self.path),
             group: self.group.id(),
-            token: self.group.token().child_token(),
+            token: self.group.token().child_until(self.deadline, spawned_at)?,
             grace: self.grace,
             on_failure: self.on_failure,
             spawned_at,
-        }
+        })
     }
 
     /// Starts the thread; if there is none to be had, strikes the task off the books. Its body is left in the slot,

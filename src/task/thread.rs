@@ -30,7 +30,7 @@ pub(crate) struct Job<T> {
 impl<T> Job<T> {
     /// The whole life of the thread.
     pub(crate) fn run(self) {
-        occupant::move_in(self.group.registry(), &self.record);
+        occupant::move_in(TaskContext::new(&self.record, &self.group));
         cause::act_as(Some(Arc::clone(&self.record.path)));
         self.record.begin();
         self.finish(Thread::ToBeJoined);

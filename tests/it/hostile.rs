@@ -365,17 +365,26 @@ fn without_a_deadline_a_hung_group_does_not_keep_the_next_from_being_asked() {
         .expect("a manager");
     let (early, late) = (manager.group("early"), manager.group("late"));
     let (release, released) = bounded::<()>(0);
-    let deaf = late.spawn("deaf", move |_| {
-        let _ = released.recv();
-        Ok(())
+    let (there, ready) = bounded(2);
+    let deaf = late.spawn("deaf", {
+        let there = there.clone();
+        move |_| {
+            there.send(())?;
+            let _ = released.recv();
+            Ok(())
+        }
     });
     let (tell, told) = bounded(1);
     let listener = early.spawn("listener", move |ctx| {
+        there.send(())?;
         drop(ctx.wait());
         tell.send(())?;
         Ok(())
     });
     drop((deaf.expect("spawned"), listener.expect("spawned")));
+    for _ in 0..2 {
+        ready.recv_timeout(HANG).expect("they run");
+    }
     manager.request_shutdown("now");
     told.recv_timeout(HANG).expect("it is asked");
     drop(release);

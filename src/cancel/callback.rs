@@ -1,0 +1,274 @@
+//! Work to be done on cancel: once, by whoever comes first.
+//!
+//! Invariants:
+//!
+//! 1. A callback's work leaves `Pending` once, under the callback's lock: to be run, or to be dropped unrun. So it runs
+//!    at most once, and "disarmed" and "ran" exclude each other.
+//! 2. A list that was taken is closed: what is registered later is not put into it but run at once. So whatever was
+//!    registered and not disarmed is run.
+//! 3. No lock is held while work runs or is dropped; a panic of it stays here and is logged.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::latch::Latch;
+use crate::base::log::{self, Level};
+use crate::base::sync::{self, Mutex, start_thread};
+use crate::base::time::Deadline;
+use crate::base::unwind;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// One piece of work to be done on cancel.
+pub(crate) struct Callback {
+    state: Mutex<State>,
+    /// Open when the work was run or dropped.
+    over: Latch,
+    registered_at: &'static Location<'static>,
+}
+
+enum State {
+    Pending(Work),
+    Running(sync::ThreadId),
+    Over,
+}
+
+impl Callback {
+    pub(crate) fn new(work: Work, registered_at: &'static Location<'static>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State::Pending(work)),
+            over: Latch::new(),
+            registered_at,
+        })
+    }
+
+    /// Runs the work, unless that was done or prevented before.
+    pub(crate) fn run(&self) {
+        let Some(work) = self.take(State::Running(sync::thread_id())) else {
+            return;
+        };
+        if !unwind::contain(work) {
+            let at = self.registered_at;
+            let place = format_args!("{}:{}", at.file(), at.line());
+            log::say(
+                Level::Error,
+                format_args!("the callback registered at {place} panicked"),
+            );
+        }
+        *self.state.lock() = State::Over;
+        self.over.open();
+    }
+
+    /// Prevents the work; `false` if it has begun.
+    pub(crate) fn disarm(&self) -> bool {
+        let Some(work) = self.take(State::Over) else {
+            return false;
+        };
+        unwind::discard(work);
+        self.over.open();
+        true
+    }
+
+    /// Waits until the work is over, unless it is the caller's own.
+    pub(crate) fn wait(&self) {
+        let is_mine =
+            matches!(&*self.state.lock(), State::Running(thread) if *thread == sync::thread_id());
+        if !is_mine {
+            self.over.wait_until(Deadline::NEVER);
+        }
+    }
+
+    /// Where it was registered.
+    pub(crate) fn registered_at(&self) -> &'static Location<'static> {
+        self.registered_at
+    }
+
+    fn take(&self, next: State) -> Option<Work> {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Pending(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, next) {
+            State::Pending(work) => Some(work),
+            State::Running(_) | State::Over => None,
+        }
+    }
+}
+
+impl Drop for Callback {
+    /// The captures of work that never ran may panic when they are dropped.
+    fn drop(&mut self) {
+        unwind::discard(self.take(State::Over));
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Callback({})", self.registered_at)
+    }
+}
+
+/// The callbacks of one token, in order of registration.
+#[derive(Debug, Default)]
+pub(crate) struct Callbacks(Mutex<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    closed: bool,
+    next: u64,
+    pending: BTreeMap<u64, Arc<Callback>>,
+}
+
+impl Callbacks {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(List::default()))
+    }
+
+    /// Puts a callback into the list and says under which number; `None` if the list is closed (2).
+    pub(crate) fn register(&self, callback: &Arc<Callback>) -> Option<u64> {
+        let mut list = self.0.lock();
+        if list.closed {
+            return None;
+        }
+        let number = list.next;
+        list.next += 1;
+        list.pending.insert(number, Arc::clone(callback));
+        Some(number)
+    }
+
+    pub(crate) fn unregister(&self, number: u64) {
+        let gone = self.0.lock().pending.remove(&number);
+        drop(gone);
+    }
+
+    /// Closes the list and gives what is in it, the youngest first.
+    pub(crate) fn close(&self) -> Vec<Arc<Callback>> {
+        let mut list = self.0.lock();
+        list.closed = true;
+        let pending = std::mem::take(&mut list.pending);
+        drop(list);
+        pending.into_values().rev().collect()
+    }
+}
+
+/// How many threads run callbacks of deadlines at most, so that a few that block delay none of the others.
+const CREW: usize = 4;
+
+static CREW_ROOM: CrewRoom = CrewRoom(sync::StaticMutex::new(Crew {
+    queue: VecDeque::new(),
+    at_work: 0,
+}));
+
+/// The threads that run the callbacks of deadlines: they come when there is work and go when there is none.
+struct CrewRoom(sync::StaticMutex<Crew>);
+
+struct Crew {
+    queue: VecDeque<Arc<Callback>>,
+    at_work: usize,
+}
+
+/// Has `callbacks` run by a thread that may block.
+pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) {
+    if callbacks.is_empty() {
+        return;
+    }
+    if CREW_ROOM.enqueue(callbacks) {
+        let started = start_thread("tm-callbacks".to_owned(), None, || CREW_ROOM.work());
+        // Without a thread the caller is the crew: late is better than never.
+        if started.is_err() {
+            CREW_ROOM.work();
+        }
+    }
+}
+
+impl CrewRoom {
+    /// `true` if another thread should come to work.
+    fn enqueue(&self, callbacks: Vec<Arc<Callback>>) -> bool {
+        let mut crew = self.0.lock();
+        crew.queue.extend(callbacks);
+        let is_wanted = crew.at_work < CREW;
+        crew.at_work += usize::from(is_wanted);
+        is_wanted
+    }
+
+    fn work(&self) {
+        while let Some(callback) = self.next() {
+            callback.run();
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Callback>> {
+        let mut crew = self.0.lock();
+        let callback = crew.queue.pop_front();
+        // In the same step: who enqueues after this finds one thread less at work.
+        crew.at_work -= usize::from(callback.is_none());
+        callback
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::base::sync::{AtomicUsize, Ordering};
+
+    fn counting(counter: &Arc<AtomicUsize>) -> Arc<Callback> {
+        let counter = Arc::clone(counter);
+        let work = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        Callback::new(Box::new(work), Location::caller())
+    }
+
+    #[test]
+    fn work_runs_once_and_not_after_it_was_disarmed() {
+        let counter = Arc::default();
+        let callback = counting(&counter);
+        callback.run();
+        callback.run();
+        assert!(!callback.disarm());
+        let disarmed = counting(&counter);
+        assert!(disarmed.disarm());
+        disarmed.run();
+        callback.wait();
+        disarmed.wait();
+        assert_eq!(counter.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_panic_is_contained_and_ends_the_wait() {
+        let callback = Callback::new(Box::new(|| panic!("in a callback")), Location::caller());
+        callback.run();
+        callback.wait();
+    }
+
+    #[test]
+    fn a_closed_list_takes_nothing_and_gave_the_youngest_first() {
+        let counter = Arc::default();
+        let (first, second) = (counting(&counter), counting(&counter));
+        let list = Callbacks::new();
+        let number = list.register(&first).expect("open");
+        list.register(&second).expect("open");
+        let third = counting(&counter);
+        let gone = list.register(&third).expect("open");
+        list.unregister(gone);
+        let due = list.close();
+        assert_eq!(number, 0);
+        assert!(Arc::ptr_eq(&due[0], &second) && Arc::ptr_eq(&due[1], &first));
+        assert_eq!(list.register(&third), None);
+    }
+
+    #[test]
+    fn the_crew_runs_everything_and_goes() {
+        let counter = Arc::default();
+        let callbacks: Vec<_> = (0..100).map(|_| counting(&counter)).collect();
+        for pair in callbacks.chunks(2) {
+            hand_over(pair.to_vec());
+        }
+        for callback in &callbacks {
+            callback.wait();
+        }
+        assert_eq!(counter.load(Ordering::Relaxed), 100);
+    }
+}

@@ -1,0 +1,524 @@
+//! Deadlines: one heap and one thread for them all.
+//!
+//! Words: an *alarm* is a moment and what is to happen then, its *fuse*. It is *pending* until it rings or is
+//! taken back. The *thread* is there while alarms are pending, and a second longer.
+//!
+//! Invariants, all under the one lock:
+//!
+//! 1. An alarm is pending while its slot holds its fuse. Whoever takes the fuse out wins: the thread, to let it ring,
+//!    or whoever takes the alarm back. No two alarms have the same generation.
+//! 2. A pending alarm with a moment has exactly one entry of its current serial in the heap, not later than the
+//!    moment. All other entries are stale, and thrown away when they come up.
+//! 3. Moving an alarm later only writes the slot: its entry comes up too early and is put back. Moving it earlier makes
+//!    a new entry and leaves a stale one. There are never more stale entries than others, but for a few.
+//! 4. `thread` is true from the step in which the thread is started until it decides to go, which it does only when
+//!    nothing is pending. So while an alarm is pending there is a thread, and it sleeps no longer than until the first entry.
+//! 5. No fuse rings or is dropped under the lock.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::sync::{Monitor, start_thread};
+use crate::base::time::{self, Deadline, Duration, Instant};
+
+/// How long the thread stays after its last alarm.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How many alarms ring between two looks at the clock, so that the lock is never held for long.
+const BATCH: usize = 256;
+
+/// How many stale entries are nothing to worry about.
+const A_FEW: usize = 64;
+
+/// Pending alarms and their thread.
+#[derive(Debug)]
+pub(crate) struct Timer<F>(Monitor<State<F>>);
+
+#[derive(Debug)]
+struct State<F> {
+    heap: BinaryHeap<Reverse<Entry>>,
+    stale: usize,
+    slots: Vec<Slot<F>>,
+    vacant: Vec<u32>,
+    generation: u32,
+    thread: bool,
+    /// Until when the thread sleeps, if it does; who sets an earlier alarm wakes it.
+    asleep: Option<Deadline>,
+}
+
+/// Ordered by its moment first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    at: Instant,
+    slot: u32,
+    serial: u32,
+}
+
+#[derive(Debug)]
+struct Slot<F> {
+    fuse: Option<F>,
+    /// When it rings; `None` for never.
+    at: Option<Instant>,
+    generation: u32,
+    serial: u32,
+}
+
+/// The name of one alarm, for as long as it is pending; then of none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    slot: u32,
+    generation: u32,
+}
+
+impl Alarm {
+    /// Never zero.
+    pub(crate) fn to_bits(self) -> u64 {
+        (u64::from(self.slot) << 32) | u64::from(self.generation)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let slot = u32::try_from(bits >> 32).ok()?;
+        let generation = u32::try_from(bits & u64::from(u32::MAX)).ok()?;
+        (generation != 0).then_some(Self { slot, generation })
+    }
+}
+
+/// What the thread does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Look,
+    Sleep(Instant),
+    Linger,
+}
+
+impl<F> Timer<F> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self(Monitor::new(State::new()))
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self(Monitor::new(State::new()))
+    }
+
+    /// Sets an alarm; `None` as the moment means never, until it is moved.
+    ///
+    /// `start` starts the thread, which is to call [`run`](Self::run); if it cannot, no alarm is set and the fuse is
+    /// given back.
+    pub(crate) fn set(
+        &self,
+        at: Option<Instant>,
+        fuse: F,
+        start: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Alarm, (io::Error, F)> {
+        let mut state = self.0.lock();
+        if !state.thread {
+            // Under the lock: nobody else may count on a thread that cannot be had.
+            if let Err(error) = start() {
+                return Err((error, fuse));
+            }
+            state.thread = true;
+        }
+        let alarm = state.occupy(at, fuse);
+        let is_urgent = state.is_first(at);
+        drop(state);
+        if is_urgent {
+            self.0.notify_all();
+        }
+        Ok(alarm)
+    }
+
+    /// Takes an alarm back and gives its fuse, if it is still pending.
+    pub(crate) fn take_back(&self, alarm: Alarm) -> Option<F> {
+        let mut state = self.0.lock();
+        state.slot_of(alarm)?;
+        state.vacate(alarm.slot)
+    }
+
+    /// Moves an alarm; `false` if it is not pending any more.
+    pub(crate) fn move_to(&self, alarm: Alarm, at: Option<Instant>) -> bool {
+        let mut state = self.0.lock();
+        let moved = state.move_to(alarm, at);
+        let is_urgent = moved && state.is_first(at);
+        drop(state);
+        if is_urgent {
+            self.0.notify_all();
+        }
+        moved
+    }
+
+    /// When a pending alarm rings.
+    pub(crate) fn moment_of(&self, alarm: Alarm) -> Option<Instant> {
+        self.0.lock().slot_of(alarm)?.at
+    }
+
+    /// The life of the thread: gives each fuse that is due to `ring`.
+    pub(crate) fn run(&self, ring: impl Fn(F)) {
+        let mut patience = Deadline::after(LINGER);
+        loop {
+            let (due, next) = self.due(time::now());
+            let was_idle = due.is_empty() && next == Next::Linger;
+            due.into_iter().for_each(&ring);
+            if !was_idle {
+                patience = Deadline::after(LINGER);
+            }
+            match next {
+                Next::Look => {}
+                Next::Sleep(until) => self.sleep(Deadline::at(until)),
+                Next::Linger if !patience.has_passed() => self.sleep(patience),
+                Next::Linger if self.may_go() => return,
+                // What is pending has no moment.
+                Next::Linger => self.sleep(Deadline::NEVER),
+            }
+        }
+    }
+
+    /// Takes out what is due by `now`, and says what to do when it has rung.
+    pub(crate) fn due(&self, now: Instant) -> (Vec<F>, Next) {
+        let mut due = Vec::new();
+        let mut state = self.0.lock();
+        let next = loop {
+            let Some(Reverse(first)) = state.heap.peek().copied() else {
+                break Next::Linger;
+            };
+            if !state.is_current(first) {
+                state.heap.pop();
+                state.stale = state.stale.saturating_sub(1);
+            } else if first.at > now {
+                break Next::Sleep(first.at);
+            } else if due.len() == BATCH {
+                break Next::Look;
+            } else {
+                state.heap.pop();
+                due.extend(state.ring_or_put_back(first, now));
+            }
+        };
+        (due, next)
+    }
+
+    fn sleep(&self, until: Deadline) {
+        let mut state = self.0.lock();
+        // An alarm set since the last look may be earlier.
+        let first = state.heap.peek().map(|Reverse(entry)| entry.at);
+        let until = first.map_or(until, |at| until.earlier(Deadline::at(at)));
+        if !until.has_passed() {
+            state.asleep = Some(until);
+            state = self.0.wait_until(state, until);
+            state.asleep = None;
+        }
+    }
+
+    /// The thread decides to go (4).
+    fn may_go(&self) -> bool {
+        let mut state = self.0.lock();
+        let nothing_pending = state.slots.len() == state.vacant.len();
+        if nothing_pending {
+            state.thread = false;
+            state.heap = BinaryHeap::new();
+            state.stale = 0;
+            state.slots = Vec::new();
+            state.vacant = Vec::new();
+        }
+        nothing_pending
+    }
+}
+
+impl<F> State<F> {
+    const fn new() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            stale: 0,
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            generation: 0,
+            thread: false,
+            asleep: None,
+        }
+    }
+
+    fn occupy(&mut self, at: Option<Instant>, fuse: F) -> Alarm {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                fuse: None,
+                at: None,
+                generation: 0,
+                serial: 0,
+            });
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        // Skips zero, which names nobody.
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        let generation = self.generation;
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            place.generation = generation;
+            place.fuse = Some(fuse);
+            place.at = at;
+        }
+        self.enter(slot, at);
+        Alarm { slot, generation }
+    }
+
+    /// Makes the entry of a slot that has none.
+    fn enter(&mut self, slot: u32, at: Option<Instant>) {
+        if let (Some(place), Some(at)) = (self.slots.get(slot as usize), at) {
+            let serial = place.serial;
+            self.heap.push(Reverse(Entry { at, slot, serial }));
+        }
+    }
+
+    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>) -> bool {
+        let Some(before) = self.slot_of(alarm).map(|place| place.at) else {
+            return false;
+        };
+        let Some(place) = self.slots.get_mut(alarm.slot as usize) else {
+            return false;
+        };
+        place.at = at;
+        match (before, at) {
+            // Later: the entry that is there comes up too early and is put back (3).
+            (Some(before), Some(at)) if at >= before => {}
+            (None, None) => {}
+            (before, at) => {
+                place.serial = place.serial.wrapping_add(1);
+                self.stale += usize::from(before.is_some());
+                self.enter(alarm.slot, at);
+                self.sweep();
+            }
+        }
+        true
+    }
+
+    /// Empties a slot and lets it be used again.
+    fn vacate(&mut self, slot: u32) -> Option<F> {
+        let place = self.slots.get_mut(slot as usize)?;
+        let fuse = place.fuse.take()?;
+        place.serial = place.serial.wrapping_add(1);
+        self.stale += usize::from(place.at.take().is_some());
+        self.vacant.push(slot);
+        self.sweep();
+        Some(fuse)
+    }
+
+    /// An entry has come up that is due; its slot may say that the alarm was moved later (3).
+    fn ring_or_put_back(&mut self, entry: Entry, now: Instant) -> Option<F> {
+        let at = self.slots.get(entry.slot as usize)?.at?;
+        if at > now {
+            self.heap.push(Reverse(Entry { at, ..entry }));
+            return None;
+        }
+        let fuse = self.vacate(entry.slot);
+        // The entry is out of the heap already.
+        self.stale = self.stale.saturating_sub(1);
+        fuse
+    }
+
+    /// Throws the stale entries away when they are the majority: each pays for its own removal.
+    fn sweep(&mut self) {
+        if self.stale > self.heap.len() / 2 + A_FEW {
+            let slots = &self.slots;
+            self.heap.retain(|Reverse(entry)| is_current(slots, *entry));
+            self.heap.shrink_to(2 * self.heap.len());
+            self.stale = 0;
+        }
+    }
+
+    fn is_current(&self, entry: Entry) -> bool {
+        is_current(&self.slots, entry)
+    }
+
+    /// Whether the thread sleeps past `at`.
+    fn is_first(&self, at: Option<Instant>) -> bool {
+        match (at, self.asleep) {
+            (Some(at), Some(until)) => until.instant().is_none_or(|until| at < until),
+            _ => false,
+        }
+    }
+
+    fn slot_of(&self, alarm: Alarm) -> Option<&Slot<F>> {
+        self.slots
+            .get(alarm.slot as usize)
+            .filter(|slot| slot.generation == alarm.generation && slot.fuse.is_some())
+    }
+}
+
+fn is_current<F>(slots: &[Slot<F>], entry: Entry) -> bool {
+    slots
+        .get(entry.slot as usize)
+        .is_some_and(|slot| slot.fuse.is_some() && slot.serial == entry.serial)
+}
+
+/// Somebody for whom a moment was set.
+pub(crate) trait Ring: Send + Sync {
+    /// The moment has come that was set at this place, by this task.
+    fn ring(self: Arc<Self>, set_at: &'static Location<'static>, set_by: Option<Arc<str>>);
+}
+
+/// What happens when an alarm of the process's timer rings.
+pub(crate) struct Fuse {
+    pub(crate) target: Arc<dyn Ring>,
+    pub(crate) set_at: &'static Location<'static>,
+    pub(crate) set_by: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Fuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fuse({})", self.set_at)
+    }
+}
+
+#[cfg(not(loom))]
+static TIMER: Timer<Fuse> = Timer::new();
+
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref TIMER: Timer<Fuse> = Timer::new();
+}
+
+/// Sets an alarm of the process's timer, whose thread is started if it is not there.
+pub(crate) fn set(at: Instant, fuse: Fuse) -> io::Result<Alarm> {
+    let start = || {
+        let thread = start_thread("tm-timer".to_owned(), None, || {
+            TIMER.run(|fuse| fuse.target.ring(fuse.set_at, fuse.set_by));
+        });
+        thread.map(drop)
+    };
+    TIMER.set(Some(at), fuse, start).map_err(|(error, _)| error)
+}
+
+/// See [`Timer::move_to`].
+pub(crate) fn move_to(alarm: Alarm, at: Option<Instant>) -> bool {
+    TIMER.move_to(alarm, at)
+}
+
+/// See [`Timer::take_back`]; the fuse is dropped.
+pub(crate) fn take_back(alarm: Alarm) {
+    drop(TIMER.take_back(alarm));
+}
+
+/// See [`Timer::moment_of`].
+pub(crate) fn moment_of(alarm: Alarm) -> Option<Instant> {
+    TIMER.moment_of(alarm)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn timer() -> (Timer<u32>, Instant) {
+        (Timer::new(), time::now())
+    }
+
+    /// Tests drive the clock themselves: there is no thread.
+    fn set(timer: &Timer<u32>, at: Instant, fuse: u32) -> Alarm {
+        timer
+            .set(Some(at), fuse, || Ok(()))
+            .expect("no thread, no error")
+    }
+
+    fn ringing(timer: &Timer<u32>, now: Instant) -> Vec<u32> {
+        timer.due(now).0
+    }
+
+    fn second(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    #[test]
+    fn alarms_ring_in_order_and_once() {
+        let (timer, now) = timer();
+        for number in [3, 1, 2] {
+            set(&timer, now + second(u64::from(number)), number);
+        }
+        assert_eq!(ringing(&timer, now), []);
+        assert_eq!(timer.due(now).1, Next::Sleep(now + second(1)));
+        assert_eq!(ringing(&timer, now + second(2)), [1, 2]);
+        assert_eq!(ringing(&timer, now + second(9)), [3]);
+        assert_eq!(timer.due(now + second(99)), (vec![], Next::Linger));
+    }
+
+    #[test]
+    fn an_alarm_that_was_taken_back_does_not_ring_and_one_that_rang_is_not_taken_back() {
+        let (timer, now) = timer();
+        let (first, second_one) = (set(&timer, now, 1), set(&timer, now, 2));
+        assert_eq!(timer.take_back(first), Some(1));
+        assert_eq!(timer.take_back(first), None);
+        assert_eq!(ringing(&timer, now), [2]);
+        assert_eq!(timer.take_back(second_one), None);
+        assert!(!timer.move_to(second_one, Some(now)));
+        assert_eq!(timer.moment_of(second_one), None);
+    }
+
+    #[test]
+    fn a_moved_alarm_rings_at_its_new_moment_only() {
+        let (timer, now) = timer();
+        let alarm = set(&timer, now + second(5), 7);
+        assert!(timer.move_to(alarm, Some(now + second(9))));
+        assert_eq!(ringing(&timer, now + second(5)), []);
+        assert!(timer.move_to(alarm, Some(now + second(6))));
+        assert_eq!(timer.moment_of(alarm), Some(now + second(6)));
+        assert_eq!(ringing(&timer, now + second(6)), [7]);
+        assert_eq!(ringing(&timer, now + second(99)), []);
+    }
+
+    #[test]
+    fn an_alarm_moved_to_never_waits_until_it_is_moved_again() {
+        let (timer, now) = timer();
+        let alarm = set(&timer, now, 7);
+        assert!(timer.move_to(alarm, None));
+        assert_eq!(ringing(&timer, now + second(99)), []);
+        assert!(timer.move_to(alarm, Some(now)));
+        assert_eq!(ringing(&timer, now), [7]);
+    }
+
+    #[test]
+    fn moving_a_million_times_leaves_a_small_heap() {
+        let (timer, now) = timer();
+        let alarms: Vec<Alarm> = (0..100)
+            .map(|it| set(&timer, now + second(50), it))
+            .collect();
+        for round in 0..10_000_u64 {
+            for alarm in &alarms {
+                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50))));
+            }
+        }
+        let state = timer.0.lock();
+        assert!(state.heap.len() <= 400, "{}", state.heap.len());
+        drop(state);
+        assert_eq!(ringing(&timer, now + second(99)).len(), 100);
+    }
+
+    #[test]
+    fn a_crowd_that_was_taken_back_leaves_a_small_heap() {
+        let (timer, now) = timer();
+        for number in 0..100_000 {
+            let alarm = set(&timer, now + second(9), number);
+            assert_eq!(timer.take_back(alarm), Some(number));
+        }
+        let state = timer.0.lock();
+        assert!(state.heap.len() <= 2 * A_FEW + 1, "{}", state.heap.len());
+        assert_eq!(state.slots.len(), 1);
+    }
+
+    #[test]
+    fn without_a_thread_no_alarm_is_set() {
+        let (timer, now) = timer();
+        let refused = timer.set(Some(now), 7, || Err(io::Error::other("no thread")));
+        assert!(matches!(refused, Err((_, 7))));
+        assert_eq!(ringing(&timer, now), []);
+        set(&timer, now, 8);
+        assert_eq!(ringing(&timer, now), [8]);
+    }
+
+    #[test]
+    fn the_bits_of_an_alarm_name_it_and_zero_names_none() {
+        let (timer, now) = timer();
+        let alarm = set(&timer, now, 7);
+        assert_eq!(Alarm::from_bits(alarm.to_bits()), Some(alarm));
+        assert_eq!(Alarm::from_bits(0), None);
+    }
+}
