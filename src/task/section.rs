@@ -1,4 +1,4 @@
-//! Sections with rules of their own: a timeout, a shield, foreign code.
+//! Sections with rules of their own: timeout, shield, foreign code.
 
 use std::borrow::Cow;
 use std::error::Error;
