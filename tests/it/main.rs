@@ -1,4 +1,6 @@
 //! The library as its users see it, one module a concept.
 
+mod cancelling;
 mod hostile;
+mod sections;
 mod spine;
