@@ -14,9 +14,10 @@ use std::sync::Arc;
 use loom::thread;
 
 use crate::base::latch::{self, Latch};
-use crate::base::sync::{Mutex, unbounded};
+use crate::base::sync::{AtomicUsize, Ordering, unbounded};
 use crate::base::time::{self, Deadline, Duration};
 use crate::cancel::cause::CauseKind;
+use crate::cancel::timer::Timer;
 use crate::cancel::token::CancellationToken;
 use crate::policy::failure::OnFailure;
 use crate::status::outcome::Outcome;
@@ -158,6 +159,87 @@ pub fn completion_against_abandonment_keeps_the_books() {
     assert_eq!((counts.completed, counts.late), (1, u64::from(abandoned)));
 }
 
+pub fn a_callback_registered_during_the_cancel_runs_once() {
+    let (token, runs) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let (theirs, counter) = (token.clone(), Arc::clone(&runs));
+    let registrar = thread::spawn(move || {
+        theirs.on_cancel(move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        })
+    });
+    assert!(token.cancel());
+    let guard = registrar.join().unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "lost, or run twice");
+    assert!(!guard.disarm());
+}
+
+pub fn a_callback_is_disarmed_or_has_run() {
+    let (token, runs) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&runs);
+    let guard = token.on_cancel(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    let theirs = token.clone();
+    let canceller = thread::spawn(move || theirs.cancel());
+    let disarmed = guard.wait();
+    let runs_after_wait = runs.load(Ordering::SeqCst);
+    assert!(canceller.join().unwrap());
+    assert_eq!(
+        runs_after_wait,
+        usize::from(!disarmed),
+        "waited, and it was not over"
+    );
+    assert_eq!(runs.load(Ordering::SeqCst), usize::from(!disarmed));
+}
+
+pub fn an_alarm_rings_or_was_moved() {
+    let now = time::now();
+    let later = now + Duration::from_secs(1);
+    let timer = Arc::new(Timer::new());
+    let alarm = timer.set(Some(now), 7_u8, || Ok(())).unwrap();
+    let theirs = Arc::clone(&timer);
+    let thread = thread::spawn(move || theirs.due(now).0.len());
+    let moved = timer.move_to(alarm, Some(later));
+    let rang = thread.join().unwrap();
+    assert_eq!(
+        rang,
+        usize::from(!moved),
+        "moved, and rang all the same, or neither"
+    );
+    assert_eq!(
+        timer.due(later).0.len(),
+        usize::from(moved),
+        "lost or doubled"
+    );
+}
+
+pub fn an_alarm_is_taken_back_by_one_of_two_or_rings() {
+    let now = time::now();
+    let timer = Arc::new(Timer::new());
+    let alarm = timer.set(Some(now), 7_u8, || Ok(())).unwrap();
+    let (theirs, others) = (Arc::clone(&timer), Arc::clone(&timer));
+    let thread = thread::spawn(move || theirs.due(now).0.len());
+    let other = thread::spawn(move || usize::from(others.take_back(alarm).is_some()));
+    let mine = usize::from(timer.take_back(alarm).is_some());
+    assert_eq!(mine + thread.join().unwrap() + other.join().unwrap(), 1);
+}
+
+pub fn a_token_of_two_parents_made_during_a_cancel_is_cancelled_and_has_its_cause() {
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let theirs = second.clone();
+    let canceller = thread::spawn(move || theirs.cancel());
+    let any = CancellationToken::any([&first, &second]);
+    if let Err(cancelled) = any.checkpoint() {
+        assert!(
+            cancelled.cause().at().is_some(),
+            "the flag is there without its cause"
+        );
+    }
+    assert!(canceller.join().unwrap());
+    assert!(any.is_cancelled());
+    assert!(any.cause().unwrap().at().is_some());
+}
+
 pub fn a_thread_is_joined_by_exactly_one() {
     let (_registry, record) = registered();
     let its = Arc::clone(&record);
@@ -245,6 +327,36 @@ pub mod twins {
             refused || token.is_cancelled(),
             "accepted, but never asked to stop"
         );
+    }
+
+    /// Looks whether the list is closed under one lock and enters it under another.
+    pub fn a_registration_that_looks_and_then_enters() {
+        let list = Arc::new((Mutex::new(false), Mutex::new(Vec::<u8>::new())));
+        let theirs = Arc::clone(&list);
+        let canceller = thread::spawn(move || {
+            *theirs.0.lock() = true;
+            std::mem::take(&mut *theirs.1.lock()).len()
+        });
+        let closed = *list.0.lock();
+        let run_here = usize::from(closed);
+        if !closed {
+            list.1.lock().push(7);
+        }
+        let run_there = canceller.join().unwrap();
+        assert_eq!(run_here + run_there, 1, "a callback was lost");
+    }
+
+    /// Looks whether the alarm is pending and moves it in two steps.
+    pub fn an_alarm_that_is_moved_in_two_steps() {
+        let slot = Arc::new(Mutex::new(Some(7_u8)));
+        let theirs = Arc::clone(&slot);
+        let thread = thread::spawn(move || theirs.lock().take().is_some());
+        let pending = slot.lock().is_some();
+        if pending {
+            *slot.lock() = Some(7);
+        }
+        let rang = thread.join().unwrap();
+        assert!(pending ^ rang, "moved, and rang all the same");
     }
 
     /// Looks for the value and takes it in two steps.

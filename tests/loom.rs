@@ -25,6 +25,11 @@ models!(
     completion_against_cancel_is_one_outcome,
     completion_against_abandonment_keeps_the_books,
     a_thread_is_joined_by_exactly_one,
+    a_callback_registered_during_the_cancel_runs_once,
+    a_callback_is_disarmed_or_has_run,
+    an_alarm_rings_or_was_moved,
+    an_alarm_is_taken_back_by_one_of_two_or_rings,
+    a_token_of_two_parents_made_during_a_cancel_is_cancelled_and_has_its_cause,
 );
 
 /// Each twin is run in a process of its own, because a deadlock that loom finds aborts.
@@ -49,6 +54,10 @@ twins!(
         fails_with "accepted, but never asked to stop",
     a_join_that_looks_and_then_takes as a_value_taken_twice_is_found
         fails_with "the value that was seen",
+    a_registration_that_looks_and_then_enters as a_lost_callback_is_found
+        fails_with "a callback was lost",
+    an_alarm_that_is_moved_in_two_steps as an_alarm_moved_and_rung_is_found
+        fails_with "moved, and rang all the same",
     an_abandonment_that_looks_and_then_writes as an_overwritten_outcome_is_found
         fails_with "the real end is the last word",
 );

@@ -16,21 +16,14 @@ pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use std::sync::atomic::AtomicUsize as StaticCounter;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
-pub(crate) use std::thread::ThreadId;
-
-/// The calling thread, for comparison.
-pub(crate) fn thread_id() -> ThreadId {
-    std::thread::current().id()
-}
-
 /// Whether the calling thread is unwinding.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()
 }
 
 pub(crate) use primitives::{
-    AtomicBool, AtomicU32, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, sleep,
-    start_thread,
+    AtomicBool, AtomicU32, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, ThreadId,
+    sleep, start_thread, thread_id,
 };
 
 #[cfg(not(loom))]
@@ -38,8 +31,8 @@ mod primitives {
     use std::io;
     use std::sync::PoisonError;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-    pub(crate) use std::thread::JoinHandle;
     use std::thread::{self, Builder, Thread};
+    pub(crate) use std::thread::{JoinHandle, ThreadId};
 
     use crate::base::time::Deadline;
 
@@ -139,6 +132,11 @@ mod primitives {
         }
     }
 
+    /// The calling thread, for comparison.
+    pub(crate) fn thread_id() -> ThreadId {
+        thread::current().id()
+    }
+
     /// Starts an operating system thread.
     pub(crate) fn start_thread(
         name: String,
@@ -163,8 +161,8 @@ mod primitives {
     use std::io;
 
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-    pub(crate) use loom::thread::JoinHandle;
     use loom::thread::{self, Thread};
+    pub(crate) use loom::thread::{JoinHandle, ThreadId};
 
     use crate::base::time::Deadline;
 
@@ -255,6 +253,10 @@ mod primitives {
                 Some(_) => thread::yield_now(),
             }
         }
+    }
+
+    pub(crate) fn thread_id() -> ThreadId {
+        thread::current().id()
     }
 
     pub(crate) fn start_thread(
