@@ -206,7 +206,7 @@ fn a_callback_comes_after_the_flag_and_after_the_waiters_of_the_whole_tree() {
             child.is_cancelled(),
             grandchild.is_cancelled(),
         ];
-        drop(tell.send((flags, seen.cause().map(|cause| cause.kind()))));
+        let _ = tell.send((flags, seen.cause().map(|cause| cause.kind())));
     });
     token.cancel();
     let told = told.try_recv().expect("it ran on this thread");
@@ -292,7 +292,7 @@ fn dropping_a_guard_never_waits_and_wait_does() {
     let over = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&over);
     let blocking = token.on_cancel(move || {
-        drop(there.send(()));
+        let _ = there.send(());
         let _ = released.recv();
         done.store(true, Ordering::SeqCst);
     });
@@ -347,7 +347,7 @@ fn the_shutdown_s_callbacks_run_on_a_thread_that_may_block_and_unblock_their_tas
             let _guard = ctx.on_cancel(move || {
                 let thread = thread::current();
                 assert_ne!(thread.name(), Some("tm-warden"));
-                drop(unblock.send(()));
+                let _ = unblock.send(());
             });
             there.send(())?;
             blocked.recv()?; // hears no stop

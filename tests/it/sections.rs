@@ -143,7 +143,7 @@ fn a_shutdown_does_not_wait_for_foreign_code_beyond_its_limit_and_ends_with_0() 
     let (release, released) = bounded::<()>(0);
     let task = manager.spawn("stdin", move |ctx| {
         ctx.foreign("terminal", Duration::ZERO, || {
-            drop(there.send(()));
+            let _ = there.send(());
             let _ = released.recv();
         });
         ctx.checkpoint()?;
@@ -180,7 +180,7 @@ fn a_shutdown_waits_for_foreign_code_within_its_limit() {
     let (release, released) = bounded::<()>(0);
     let task = manager.spawn("lookup", move |ctx| {
         ctx.foreign("dns lookup", HANG, || {
-            drop(there.send(()));
+            let _ = there.send(());
             let _ = released.recv();
         });
         Ok(7)
