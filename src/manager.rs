@@ -11,7 +11,7 @@ use crate::base::latch::{self, Latch};
 use crate::base::limits;
 use crate::base::log::{self, Level};
 use crate::base::sync::{JoinHandle, Mutex, start_thread, unbounded};
-use crate::base::time::{Deadline, Duration, Instant};
+use crate::base::time::{Deadline, Duration, Instant, human};
 use crate::base::unwind;
 use crate::cancel::cancelled::{self, Cancelled};
 use crate::cancel::cause::{Cause, CauseKind};
@@ -27,7 +27,7 @@ use crate::task::handle::TaskHandle;
 use crate::task::occupant;
 use crate::task::panic::PanicHook;
 use crate::task::record::Record;
-use crate::task::registry::{Registry, Settings};
+use crate::task::registry::{Phases, Registry, Settings};
 use crate::task::spawner::{SpawnError, TaskBuilder};
 
 /// The environment variable that overrides the grace, in seconds.
@@ -79,6 +79,7 @@ pub struct ManagerBuilder {
     max_tasks: Option<usize>,
     history: usize,
     panic_hook: PanicHook,
+    phases: Phases,
 }
 
 impl Manager {
@@ -89,6 +90,7 @@ impl Manager {
             max_tasks: None,
             history: 256,
             panic_hook: PanicHook::default(),
+            phases: Phases::default(),
         }
     }
 
@@ -144,6 +146,12 @@ impl Manager {
             .iter()
             .map(|record| record.status())
             .collect()
+    }
+
+    /// Whether a shutdown has begun, so that nothing new should be taken in.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.registry.request.is_draining()
     }
 
     /// The exact numbers of tasks so far.
@@ -319,6 +327,23 @@ impl ManagerBuilder {
         self
     }
 
+    /// How long everything goes on as before after a shutdown was requested; not at all without it.
+    ///
+    /// For services behind a load balancer that takes a while to send its requests elsewhere. Part of the grace.
+    pub fn lame_duck(mut self, time: Duration) -> Self {
+        self.phases.lame_duck = time;
+        self
+    }
+
+    /// How long tasks that [end by themselves](TaskBuilder::drains) may take to finish what was begun, before anybody is
+    /// asked to stop; not at all without it. Over as soon as they have. Part of the grace.
+    ///
+    /// Of the time of a shutdown a tenth is always kept for the stop itself; a second signal skips this time.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.phases.drain = time;
+        self
+    }
+
     /// The most tasks that may be live at once. Without it a sixth of the system's `vm.max_map_count`, bounded by the
     /// process's and its cgroup's limits: above about a quarter std would abort the process.
     pub fn max_tasks(mut self, tasks: usize) -> Self {
@@ -352,7 +377,15 @@ impl ManagerBuilder {
             max_tasks: self.max_tasks.unwrap_or_else(limits::default_max_tasks),
             history: self.history,
             panic_hook: self.panic_hook,
+            phases: self.phases,
         };
+        let before_stop = self.phases.lame_duck.saturating_add(self.phases.drain);
+        if before_stop >= self.grace && !before_stop.is_zero() {
+            return Err(BuildError::NoTimeToStop {
+                before_stop,
+                grace: self.grace,
+            });
+        }
         if cfg!(panic = "abort") {
             let line =
                 format_args!("built with panic=abort: the first panic of a task ends the process");
@@ -517,6 +550,13 @@ impl fmt::Debug for ShutdownRequester {
 pub enum BuildError {
     /// The environment variable `TASKMUSTER_GRACE` has this value, which is no number of seconds.
     Grace(String),
+    /// The lame-duck time and the drain time together leave nothing of the grace for the stop.
+    NoTimeToStop {
+        /// Both together.
+        before_stop: Duration,
+        /// The grace set in the builder.
+        grace: Duration,
+    },
     /// The system could not start a house-keeping thread.
     Os(io::Error),
 }
@@ -530,6 +570,12 @@ impl fmt::Display for BuildError {
                     "{GRACE_VARIABLE}={value:?} is no number of seconds; write for example {GRACE_VARIABLE}=7.5"
                 )
             }
+            Self::NoTimeToStop { before_stop, grace } => write!(
+                f,
+                "lame_duck and drain take {} of a grace of {}: make the grace longer, it is the time for all of a shutdown",
+                human(*before_stop),
+                human(*grace)
+            ),
             Self::Os(_) => f.write_str("the system could not start a thread of the manager"),
         }
     }
@@ -539,7 +585,7 @@ impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Os(error) => Some(error),
-            Self::Grace(_) => None,
+            Self::Grace(_) | Self::NoTimeToStop { .. } => None,
         }
     }
 }

@@ -23,8 +23,8 @@ use crate::policy::failure::OnFailure;
 use crate::status::outcome::Outcome;
 use crate::task::handle::{Content, JoinError, Slot, TaskHandle};
 use crate::task::panic::PanicHook;
-use crate::task::record::{Birth, Record};
-use crate::task::registry::{ROOT, Refusal, Registry, Settings, Thread};
+use crate::task::record::{Birth, OnDrain, Record};
+use crate::task::registry::{Phases, ROOT, Refusal, Registry, Settings, Thread};
 
 pub fn a_wait_never_misses_the_cancel_and_finds_its_cause() {
     let token = CancellationToken::new();
@@ -255,6 +255,7 @@ fn registry() -> Arc<Registry> {
         max_tasks: 8,
         history: 8,
         panic_hook: PanicHook::Leave,
+        phases: Phases::default(),
     };
     Arc::new(Registry::new(settings, sender))
 }
@@ -265,6 +266,7 @@ fn birth(registry: &Registry) -> Birth {
         group: ROOT,
         token: registry.root_token().child_token(),
         grace: None,
+        on_drain: OnDrain::GoesOn,
         on_failure: OnFailure::Record,
         spawned_at: Location::caller(),
     }

@@ -10,7 +10,11 @@
 //! under way: its deadline can come nearer and a second signal can hurry it, so it is read anew at every turn.
 //!
 //! # Protocol
-//! Each turn of the loop, and nothing else, looks at the books and the clock and does what is due:
+//! 0. First everything goes on for the lame-duck time, so that those who send us work learn that we go. Then tasks see
+//!    that they should take in nothing new, and those that end by themselves have the drain time to do so. Both are
+//!    over early when there is nobody left to wait for, and left out when time is short.
+//!
+//! Then each turn of the loop, and nothing else, looks at the books and the clock and does what is due:
 //!
 //! 1. While the share of the group asked last is not over and some of its tasks live, nobody else is asked. Else the
 //!    next group is: those below before those above, the youngest first. Late ones go on being awaited.
@@ -41,7 +45,7 @@ use crate::base::sync::Mutex;
 use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::cancel::checkpoint::Wait;
 use crate::shutdown::courier::Courier;
-use crate::shutdown::diagnosis::{Diagnosis, END_OF, InSection, Stage};
+use crate::shutdown::diagnosis::{self, Diagnosis, END_OF, InSection};
 use crate::shutdown::kernel;
 use crate::shutdown::report::{Facts, ShutdownReport, TaskReport};
 use crate::status::outcome::Outcome;
@@ -86,6 +90,9 @@ const INSTEAD_OF_COURIER: Duration = Duration::from_millis(5);
 
 /// How long the body of `run` may take to return when all tasks have stopped, before a line says that it does not.
 const BODY: Duration = Duration::from_secs(1);
+
+/// The part of a shutdown's time that is kept for the stop, whatever comes before it.
+const KEPT_FOR_STOP: u32 = 10;
 
 /// Where the report is found once it is there.
 #[derive(Debug)]
@@ -164,6 +171,7 @@ struct Drain<'a> {
     demand: Demand,
     /// The deadline at which stragglers are abandoned, hurry included.
     deadline: Deadline,
+    stage: Stage,
     /// The group asked last and when its share is over.
     current: Option<(GroupId, Deadline)>,
     all_asked: bool,
@@ -171,6 +179,14 @@ struct Drain<'a> {
     next_sample: Deadline,
     next_news: Deadline,
     diagnoses: Option<BTreeMap<TaskId, Diagnosis>>,
+}
+
+/// How far the shutdown is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    LameDuck { until: Deadline },
+    Draining { until: Deadline },
+    Stopping,
 }
 
 /// What the warden remembers of a task it asked.
@@ -194,6 +210,9 @@ impl<'a> Drain<'a> {
             registry,
             courier,
             deadline: demand.deadline,
+            stage: Stage::LameDuck {
+                until: before_stop(registry.phases.lame_duck, demand.deadline),
+            },
             demand,
             current: None,
             all_asked: false,
@@ -225,6 +244,7 @@ impl<'a> Drain<'a> {
     fn run(mut self) -> ShutdownReport {
         loop {
             self.hear_request();
+            self.advance();
             let has_asked = self.ask_who_is_due();
             if self.is_over() {
                 break;
@@ -263,6 +283,36 @@ impl<'a> Drain<'a> {
         }
     }
 
+    /// Goes on to the next stage, if its time has come (0).
+    fn advance(&mut self) {
+        let is_short = self.is_urgent() || self.registry.counts().live == 0;
+        if let Stage::LameDuck { until } = self.stage {
+            if is_short || until.has_passed() {
+                self.registry.request.begin_to_drain();
+                let until = before_stop(self.registry.phases.drain, self.deadline);
+                self.stage = Stage::Draining { until };
+                self.announce_drain();
+            }
+        }
+        if let Stage::Draining { until } = self.stage {
+            if is_short || until.has_passed() || self.registry.drainers() == 0 {
+                self.stage = Stage::Stopping;
+            }
+        }
+    }
+
+    fn announce_drain(&self) {
+        let drainers = self.registry.drainers();
+        if drainers > 0 && !self.registry.phases.drain.is_zero() {
+            let noun = if drainers == 1 { "task" } else { "tasks" };
+            let time = human(self.registry.phases.drain);
+            self.say(
+                Level::Info,
+                format!("waiting up to {time} for {drainers} {noun} to finish what was begun"),
+            );
+        }
+    }
+
     fn is_urgent(&self) -> bool {
         self.demand.hurried_at.is_some() || self.deadline.has_passed()
     }
@@ -270,7 +320,7 @@ impl<'a> Drain<'a> {
     /// Begins the stop of the next group, if its turn has come (1), or of all (2); `true` if it did.
     fn ask_who_is_due(&mut self) -> bool {
         let now = time::now();
-        let order = if self.all_asked {
+        let order = if self.all_asked || !matches!(self.stage, Stage::Stopping) {
             return false;
         } else if self.is_urgent() {
             self.all_asked = true;
@@ -385,7 +435,12 @@ impl<'a> Drain<'a> {
         } else {
             Deadline::NEVER
         };
+        let stage = match self.stage {
+            Stage::LameDuck { until } | Stage::Draining { until } => until,
+            Stage::Stopping => Deadline::NEVER,
+        };
         [
+            stage,
             self.next_sample,
             self.next_news,
             self.next_let_go(),
@@ -527,10 +582,12 @@ impl<'a> Drain<'a> {
             blocked_in: sight.and_then(|sight| sight.call),
             spawned_at: record.spawned_at,
             stage: match record.status().state {
-                TaskState::Starting => Stage::NotBegun,
-                TaskState::Exiting | TaskState::Ended if record.is_past_logger() => Stage::Exiting,
-                TaskState::Exiting | TaskState::Ended => Stage::Logging,
-                _ => Stage::Body,
+                TaskState::Starting => diagnosis::Stage::NotBegun,
+                TaskState::Exiting | TaskState::Ended if record.is_past_logger() => {
+                    diagnosis::Stage::Exiting
+                }
+                TaskState::Exiting | TaskState::Ended => diagnosis::Stage::Logging,
+                _ => diagnosis::Stage::Body,
             },
         }
     }
@@ -643,6 +700,14 @@ impl<'a> Drain<'a> {
             .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
         self.courier.flush(PATIENCE, Deadline::after(limit));
     }
+}
+
+/// `span` from now, but so that some time is left for the stop.
+fn before_stop(span: Duration, deadline: Deadline) -> Deadline {
+    let most = deadline
+        .remaining()
+        .map_or(Duration::MAX, |left| left - left / KEPT_FOR_STOP);
+    Deadline::after(span.min(most))
 }
 
 /// Whether a stop does not wait for the task any more, because it is in foreign code for too long.

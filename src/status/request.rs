@@ -2,8 +2,8 @@
 //!
 //! It is no ancestor of any token: raising it cancels nobody. The manager's drain answers it, group by group.
 
-use crate::base::latch::{Bell, Latch};
-use crate::base::sync::Mutex;
+use crate::base::latch::{Beacon, Bell, Latch};
+use crate::base::sync::{AtomicBool, Mutex, Ordering};
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::cancel::cause::Cause;
 
@@ -16,6 +16,10 @@ pub(crate) struct ShutdownRequest {
     /// Rung whenever there is something new for the warden, here or in the books.
     bell: Bell,
     demand: Mutex<Option<Demand>>,
+    /// Lit when nothing new is to be taken in.
+    draining: Beacon,
+    /// The same, for those who only look.
+    is_draining: AtomicBool,
     /// Open when the shutdown is over.
     answered: Latch,
 }
@@ -38,8 +42,25 @@ impl ShutdownRequest {
             raised: Latch::new(),
             bell: Bell::new(),
             demand: Mutex::new(None),
+            draining: Beacon::new(),
+            is_draining: AtomicBool::new(false),
             answered: Latch::new(),
         }
+    }
+
+    /// From now on nothing new is to be taken in.
+    pub(crate) fn begin_to_drain(&self) {
+        // Relaxed: whoever must not miss it waits for the beacon.
+        self.is_draining.store(true, Ordering::Relaxed);
+        self.draining.light();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn draining(&self) -> &Beacon {
+        &self.draining
     }
 
     /// The shutdown is over: nobody is there to answer any more.

@@ -149,6 +149,20 @@ impl TaskContext {
         self.group.request_shutdown(note.into(), Location::caller());
     }
 
+    /// Whether a shutdown has begun, so that nothing new should be taken in.
+    ///
+    /// The task itself is asked to stop later: see [`TaskBuilder::drains`](crate::TaskBuilder::drains).
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.group.registry().request.is_draining()
+    }
+
+    /// A receiver that never yields anything and disconnects when nothing new should be taken in: for `select!`.
+    #[must_use]
+    pub fn draining(&self) -> &Receiver<Infallible> {
+        self.group.registry().request.draining().receiver()
+    }
+
     /// A receiver that never yields anything and disconnects when the task is asked to stop: for `select!`.
     ///
     /// For a plain receive or send, [`recv`](Self::recv) and [`send`](Self::send) are shorter and faster.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
+use crate::base::time::Duration;
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::cancel::token::CancellationToken;
 use crate::task::record::{GroupId, Record};
@@ -68,6 +69,16 @@ impl Group {
             token,
             registry: Arc::clone(&self.0.registry),
         }))
+    }
+
+    /// Gives the group a grace of its own: the time its tasks have at the shutdown before the next group is asked to stop.
+    ///
+    /// At most half of the time left, while others are to be asked. Without it the longest grace of the tasks counts,
+    /// or a fair share of the time left. It never extends the shutdown's one deadline.
+    #[must_use = "gives the group back"]
+    pub fn grace(self, grace: Duration) -> Self {
+        self.0.registry.set_grace(self.0.id, grace);
+        self
     }
 
     /// The name with those of the groups around it: `ingest/readers`. Empty for a manager's root group.

@@ -36,6 +36,7 @@ pub(crate) struct Record {
     pub(crate) group: GroupId,
     pub(crate) token: CancellationToken,
     pub(crate) grace: Option<Duration>,
+    pub(crate) on_drain: OnDrain,
     pub(crate) on_failure: OnFailure,
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) created: Instant,
@@ -180,6 +181,16 @@ pub(crate) struct Standing {
     pub(crate) ended_at: Option<Instant>,
 }
 
+/// What a task does when a shutdown begins, before anybody is asked to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnDrain {
+    /// It goes on, and waits to be asked.
+    #[default]
+    GoesOn,
+    /// It finishes what was begun and ends by itself.
+    Ends,
+}
+
 /// What a new record starts with.
 #[derive(Debug)]
 pub(crate) struct Birth {
@@ -187,6 +198,7 @@ pub(crate) struct Birth {
     pub(crate) group: GroupId,
     pub(crate) token: CancellationToken,
     pub(crate) grace: Option<Duration>,
+    pub(crate) on_drain: OnDrain,
     pub(crate) on_failure: OnFailure,
     pub(crate) spawned_at: &'static Location<'static>,
 }
@@ -198,6 +210,7 @@ impl Record {
             group,
             token,
             grace,
+            on_drain,
             on_failure,
             spawned_at,
         } = birth;
@@ -215,6 +228,7 @@ impl Record {
             group,
             token,
             grace,
+            on_drain,
             on_failure,
             spawned_at,
             created: time::now(),

@@ -30,7 +30,7 @@ use crate::status::request::ShutdownRequest;
 use crate::status::state::{End, TaskCounts, TaskId};
 use crate::task::errand::{Errand, What};
 use crate::task::panic::PanicHook;
-use crate::task::record::{Birth, Crowd, GroupId, Ledger, Record};
+use crate::task::record::{Birth, Crowd, GroupId, Ledger, OnDrain, Record};
 
 /// The group that holds all others.
 pub(crate) const ROOT: GroupId = GroupId(0);
@@ -50,6 +50,7 @@ pub(crate) struct Registry {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) request: ShutdownRequest,
     pub(crate) panic_hook: PanicHook,
+    pub(crate) phases: Phases,
     max_tasks: usize,
     next_task: AtomicCell<u64>,
     departed: (Sender<Departed>, Receiver<Departed>),
@@ -87,6 +88,14 @@ pub(crate) struct Settings {
     pub(crate) max_tasks: usize,
     pub(crate) history: usize,
     pub(crate) panic_hook: PanicHook,
+    pub(crate) phases: Phases,
+}
+
+/// The times before anybody is asked to stop.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Phases {
+    pub(crate) lame_duck: Duration,
+    pub(crate) drain: Duration,
 }
 
 #[derive(Debug)]
@@ -103,6 +112,8 @@ struct Books {
     muster: Vec<Arc<Record>>,
     /// How many groups with live tasks the drain has yet to ask.
     groups_to_ask: usize,
+    /// How many live tasks end by themselves when the shutdown begins.
+    drainers: usize,
     counts: TaskCounts,
     /// Those who wait for the last task to end.
     idlers: Vec<Arc<Latch>>,
@@ -121,6 +132,8 @@ struct Entry {
     released: bool,
     /// The live ones.
     tasks: Crowd,
+    /// The group's own grace.
+    grace: Option<Duration>,
     children: BTreeSet<GroupId>,
     /// The children that the drain has not asked yet.
     unasked: BTreeSet<GroupId>,
@@ -141,9 +154,9 @@ pub(crate) enum Refusal {
 pub(crate) struct StopOrder {
     pub(crate) group: GroupId,
     pub(crate) token: CancellationToken,
-    /// The longest grace of its live tasks, if any of them has one.
+    /// Its own grace, or else the longest of its live tasks, if any of them has one.
     pub(crate) grace: Option<Duration>,
-    /// Whether some of them have none.
+    /// Whether it has no grace of its own and some of its tasks have none either.
     pub(crate) some_have_no_grace: bool,
     /// Its live tasks.
     pub(crate) tasks: Vec<Arc<Record>>,
@@ -172,6 +185,7 @@ impl Registry {
             failures: Vec::new(),
             muster: Vec::new(),
             groups_to_ask: 0,
+            drainers: 0,
             counts: TaskCounts::default(),
             idlers: Vec::new(),
         };
@@ -180,6 +194,7 @@ impl Registry {
             ledger: Ledger::new(),
             request: ShutdownRequest::new(settings.grace),
             panic_hook: settings.panic_hook,
+            phases: settings.phases,
             max_tasks: settings.max_tasks,
             next_task: AtomicCell::new(1),
             departed: unbounded(),
@@ -435,6 +450,12 @@ impl Registry {
         drop(gone);
     }
 
+    pub(crate) fn set_grace(&self, id: GroupId, grace: Duration) {
+        if let Some(entry) = self.books.lock().groups.get_mut(&id) {
+            entry.grace = Some(grace);
+        }
+    }
+
     /// From now on nothing is accepted in the group and in those below it (3).
     pub(crate) fn refuse(&self, id: GroupId) {
         let mut books = self.books.lock();
@@ -448,6 +469,11 @@ impl Registry {
     }
 
     // ---- the drain's view ----
+
+    /// How many live tasks end by themselves when the shutdown begins.
+    pub(crate) fn drainers(&self) -> usize {
+        self.books.lock().drainers
+    }
 
     /// Begins the stop of the next group: those below before those above, the youngest first (2). `None` when all
     /// groups were asked and have nothing below them that was not.
@@ -538,12 +564,14 @@ fn in_order(mut records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
 }
 
 impl StopOrder {
-    fn new(group: GroupId, token: CancellationToken, tasks: Vec<Arc<Record>>) -> Self {
+    fn new(id: GroupId, group: &Entry, tasks: Vec<Arc<Record>>) -> Self {
+        let longest = tasks.iter().filter_map(|record| record.grace).max();
+        let some_have_none = tasks.iter().any(|record| record.grace.is_none());
         Self {
-            group,
-            token,
-            grace: tasks.iter().filter_map(|record| record.grace).max(),
-            some_have_no_grace: tasks.iter().any(|record| record.grace.is_none()),
+            group: id,
+            token: group.token.clone(),
+            grace: group.grace.or(longest),
+            some_have_no_grace: group.grace.is_none() && some_have_none,
             tasks,
         }
     }
@@ -594,6 +622,7 @@ impl Books {
         self.counts.spawned += 1;
         if let Some(entry) = self.groups.get_mut(&record.group) {
             self.live += 1;
+            self.drainers += usize::from(record.on_drain == OnDrain::Ends);
             self.groups_to_ask += usize::from(entry.is_empty_and_unasked());
             entry.tasks.enter(Arc::clone(record));
         }
@@ -604,10 +633,15 @@ impl Books {
         let mut gone = Gone::default();
         if let Some(entry) = self.groups.get_mut(&record.group) {
             gone.record = entry.tasks.leave(record);
-            self.live -= usize::from(gone.record.is_some());
+            let left = usize::from(gone.record.is_some());
+            self.live -= left;
+            if record.on_drain == OnDrain::Ends {
+                self.drainers -= left;
+                gone.news_for_drain = self.drainers == 0;
+            }
             self.groups_to_ask -=
                 usize::from(gone.record.is_some() && entry.is_empty_and_unasked());
-            gone.news_for_drain = entry.tasks.is_empty() && entry.asked.is_some();
+            gone.news_for_drain |= entry.tasks.is_empty() && entry.asked.is_some();
         }
         gone.groups = self.prune(record.group);
         if self.live == 0 {
@@ -653,7 +687,7 @@ impl Books {
         entry.refusing = true;
         entry.asked = Some(now);
         let tasks: Vec<_> = entry.tasks.iter().map(Arc::clone).collect();
-        Some(StopOrder::new(id, entry.token.clone(), tasks))
+        Some(StopOrder::new(id, entry, tasks))
     }
 
     fn ask_everybody(&mut self, now: Instant) -> Option<StopOrder> {
@@ -668,7 +702,7 @@ impl Books {
         }
         self.groups_to_ask = 0;
         let root = self.groups.get(&ROOT)?;
-        Some(StopOrder::new(ROOT, root.token.clone(), tasks))
+        Some(StopOrder::new(ROOT, root, tasks))
     }
 
     /// Takes out a group that nobody can spawn into and nothing is left of, and then those above it (4).
@@ -702,6 +736,7 @@ impl Entry {
             asked: None,
             released: false,
             tasks: Crowd::default(),
+            grace: None,
             children: BTreeSet::new(),
             unasked: BTreeSet::new(),
         }

@@ -15,7 +15,7 @@ use crate::task::context::{TaskBody, TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::{Slot, TaskHandle};
 use crate::task::panic::{self, PanicHook};
-use crate::task::record::Birth;
+use crate::task::record::{Birth, OnDrain};
 use crate::task::registry::Refusal;
 use crate::task::spec;
 use crate::task::thread::Job;
@@ -89,6 +89,7 @@ impl Group {
             stack_size: None,
             grace: None,
             deadline: Deadline::NEVER,
+            on_drain: OnDrain::default(),
             on_failure: OnFailure::default(),
         }
     }
@@ -103,6 +104,7 @@ pub struct TaskBuilder {
     stack_size: Option<usize>,
     grace: Option<Duration>,
     deadline: Deadline,
+    on_drain: OnDrain,
     on_failure: OnFailure,
 }
 
@@ -120,6 +122,42 @@ impl TaskBuilder {
     /// in the report. It never extends the shutdown's one deadline, and only that one abandons a task.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
+        self
+    }
+
+    /// When a shutdown begins, this task takes in nothing new, finishes what was begun, and ends by itself.
+    ///
+    /// It learns of it by [`TaskContext::is_draining`] or [`TaskContext::draining`]. The shutdown waits for all such
+    /// tasks, at most for the manager's [drain time](crate::ManagerBuilder::drain), before it asks anybody to stop.
+    ///
+    /// ```
+    /// # use taskmuster::{Manager, RecvError};
+    /// # use taskmuster::crossbeam_channel::unbounded;
+    /// # use std::time::Duration;
+    /// # let report = Manager::builder().drain(Duration::from_secs(5)).run(|manager| {
+    /// let (orders, queue) = unbounded::<u32>();
+    /// manager.task("intake").drains().spawn(move |ctx| {
+    ///     let mut number = 0;
+    ///     while !ctx.is_draining() {
+    ///         number += 1;
+    ///         ctx.send(&orders, number)?;
+    ///         ctx.sleep(Duration::from_millis(1))?;
+    ///     }
+    ///     Ok(()) // drops the sender: the queue runs dry
+    /// })?;
+    /// manager.task("worker").drains().spawn(move |ctx| loop {
+    ///     match ctx.recv(&queue) {
+    ///         Ok(order) => println!("order {order}"),
+    ///         Err(RecvError::Disconnected) => return Ok(()),
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// })?;
+    /// # Ok(())
+    /// # });
+    /// # assert_eq!(report.counts().completed, 2);
+    /// ```
+    pub fn drains(mut self) -> Self {
+        self.on_drain = OnDrain::Ends;
         self
     }
 
@@ -210,6 +248,7 @@ impl TaskBuilder {
             group: self.group.id(),
             token: self.group.token().child_until(self.deadline, spawned_at)?,
             grace: self.grace,
+            on_drain: self.on_drain,
             on_failure: self.on_failure,
             spawned_at,
         })

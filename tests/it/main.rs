@@ -1,6 +1,7 @@
 //! The library as its users see it, one module a concept.
 
 mod cancelling;
+mod draining;
 mod hostile;
 mod sections;
 mod spine;
