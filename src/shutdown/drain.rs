@@ -704,9 +704,9 @@ impl<'a> Drain<'a> {
 
 /// `span` from now, but so that some time is left for the stop.
 fn before_stop(span: Duration, deadline: Deadline) -> Deadline {
-    let most = deadline
-        .remaining()
-        .map_or(Duration::MAX, |left| left - left / KEPT_FOR_STOP);
+    let most = deadline.remaining().map_or(Duration::MAX, |left| {
+        left / KEPT_FOR_STOP * (KEPT_FOR_STOP - 1)
+    });
     Deadline::after(span.min(most))
 }
 

@@ -128,6 +128,18 @@ pub struct TaskStatus {
     pub spawned_at: &'static Location<'static>,
 }
 
+/// The end of one task; heard from [`Group::ends`](crate::Group::ends).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TaskEnd {
+    /// Its number.
+    pub id: TaskId,
+    /// Its name with those of its groups.
+    pub name: Arc<str>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
 /// How many tasks a manager has had, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

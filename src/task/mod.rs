@@ -22,6 +22,8 @@ pub(crate) mod loops;
 
 pub(crate) mod handle;
 
+pub(crate) mod gather;
+
 pub(crate) mod thread;
 
 pub(crate) mod spawner;

@@ -27,7 +27,7 @@ use crate::cancel::callback::Callback;
 use crate::cancel::token::CancellationToken;
 use crate::status::outcome::Outcome;
 use crate::status::request::ShutdownRequest;
-use crate::status::state::{End, TaskCounts, TaskId};
+use crate::status::state::{End, TaskCounts, TaskEnd, TaskId};
 use crate::task::errand::{Errand, What};
 use crate::task::panic::PanicHook;
 use crate::task::record::{Birth, Crowd, GroupId, Ledger, OnDrain, Record};
@@ -132,6 +132,15 @@ struct Entry {
     released: bool,
     /// The live ones.
     tasks: Crowd,
+    /// How many tasks live in this group and in those below it.
+    below: usize,
+    /// Those who wait for `below` to become zero.
+    idlers: Vec<Arc<Latch>>,
+    /// The first failures of the group's own tasks, and how many there were.
+    failures: Vec<Arc<Record>>,
+    failed: usize,
+    /// Those who hear of every end in this group and in those below it.
+    listeners: Vec<Sender<TaskEnd>>,
     /// The group's own grace.
     grace: Option<Duration>,
     children: BTreeSet<GroupId>,
@@ -243,6 +252,14 @@ impl Registry {
             limits::release_thread();
         }
         self.announce(&gone);
+        for listener in &gone.listeners {
+            // Whoever has stopped listening loses nothing.
+            drop(listener.send(TaskEnd {
+                id: record.id,
+                name: Arc::clone(&record.path),
+                outcome: counted.clone(),
+            }));
+        }
     }
 
     /// The thread of a task is about to be no more: it is to be joined.
@@ -450,6 +467,57 @@ impl Registry {
         drop(gone);
     }
 
+    /// A latch that opens when no task is live in the group and in those below it; open already if none is.
+    pub(crate) fn idle_in(&self, id: GroupId) -> Arc<Latch> {
+        let mut books = self.books.lock();
+        match books.groups.get_mut(&id).filter(|entry| entry.below > 0) {
+            Some(entry) => {
+                let latch = Arc::new(Latch::new());
+                // Earlier ones whose waiter has left.
+                entry.idlers.retain(|idler| Arc::strong_count(idler) > 1);
+                entry.idlers.push(Arc::clone(&latch));
+                latch
+            }
+            None => Arc::new(Latch::already_open()),
+        }
+    }
+
+    /// How many tasks live in the group and in those below it.
+    pub(crate) fn live_below(&self, id: GroupId) -> usize {
+        let books = self.books.lock();
+        books.groups.get(&id).map_or(0, |entry| entry.below)
+    }
+
+    /// The first failures in the group and in those below it, in order of creation, and how many there were.
+    pub(crate) fn failures_in(&self, id: GroupId) -> (Vec<Arc<Record>>, usize) {
+        let books = self.books.lock();
+        let (mut failures, mut failed) = (Vec::new(), 0);
+        let mut pending = vec![id];
+        while let Some(entry) = pending.pop().and_then(|id| books.groups.get(&id)) {
+            failures.extend(entry.failures.iter().map(Arc::clone));
+            failed += entry.failed;
+            pending.extend(&entry.children);
+        }
+        drop(books);
+        (in_order(failures), failed)
+    }
+
+    /// Whether one group is the other or below it.
+    pub(crate) fn is_at_or_below(&self, id: GroupId, other: GroupId) -> bool {
+        let books = self.books.lock();
+        books.upwards(id).any(|above| above == other)
+    }
+
+    /// Tells of every end in the group and in those below it from now on.
+    pub(crate) fn listen(&self, id: GroupId) -> Receiver<TaskEnd> {
+        let (sender, receiver) = unbounded();
+        let mut books = self.books.lock();
+        if let Some(entry) = books.groups.get_mut(&id) {
+            entry.listeners.push(sender);
+        }
+        receiver
+    }
+
     pub(crate) fn set_grace(&self, id: GroupId, grace: Duration) {
         if let Some(entry) = self.books.lock().groups.get_mut(&id) {
             entry.grace = Some(grace);
@@ -540,6 +608,7 @@ struct Gone {
     record: Option<Arc<Record>>,
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
+    listeners: Vec<Sender<TaskEnd>>,
     news_for_drain: bool,
     /// No task lives any more and every thread was joined.
     was_last: bool,
@@ -626,26 +695,50 @@ impl Books {
             self.groups_to_ask += usize::from(entry.is_empty_and_unasked());
             entry.tasks.enter(Arc::clone(record));
         }
+        self.climb(record.group, |entry| entry.below += 1);
+    }
+
+    /// Visits a group and all above it.
+    fn climb(&mut self, id: GroupId, mut visit: impl FnMut(&mut Entry)) {
+        let mut next = Some(id);
+        while let Some(entry) = next.and_then(|id| self.groups.get_mut(&id)) {
+            visit(entry);
+            next = entry.parent;
+        }
+    }
+
+    /// A group and all above it.
+    fn upwards(&self, id: GroupId) -> impl Iterator<Item = GroupId> {
+        std::iter::successors(Some(id), |id| self.groups.get(id)?.parent)
     }
 
     /// Takes a task out of the live ones.
     fn leave(&mut self, record: &Record) -> Gone {
         let mut gone = Gone::default();
-        if let Some(entry) = self.groups.get_mut(&record.group) {
-            gone.record = entry.tasks.leave(record);
-            let left = usize::from(gone.record.is_some());
-            self.live -= left;
-            if record.on_drain == OnDrain::Ends {
-                self.drainers -= left;
-                gone.news_for_drain = self.drainers == 0;
-            }
-            self.groups_to_ask -=
-                usize::from(gone.record.is_some() && entry.is_empty_and_unasked());
-            gone.news_for_drain |= entry.tasks.is_empty() && entry.asked.is_some();
+        let Some(entry) = self.groups.get_mut(&record.group) else {
+            return gone;
+        };
+        gone.record = entry.tasks.leave(record);
+        if gone.record.is_none() {
+            return gone;
         }
+        gone.news_for_drain = entry.tasks.is_empty() && entry.asked.is_some();
+        self.groups_to_ask -= usize::from(entry.is_empty_and_unasked());
+        self.live -= 1;
+        if record.on_drain == OnDrain::Ends {
+            self.drainers -= 1;
+            gone.news_for_drain |= self.drainers == 0;
+        }
+        self.climb(record.group, |entry| {
+            entry.below -= 1;
+            gone.listeners.extend(entry.listeners.iter().cloned());
+            if entry.below == 0 {
+                gone.idlers.append(&mut entry.idlers);
+            }
+        });
         gone.groups = self.prune(record.group);
         if self.live == 0 {
-            gone.idlers = std::mem::take(&mut self.idlers);
+            gone.idlers.append(&mut self.idlers);
             gone.was_last = self.exiting.is_empty();
             gone.news_for_drain |= gone.was_last;
         }
@@ -662,8 +755,8 @@ impl Books {
     ) -> Option<Arc<Record>> {
         self.counts.late += u64::from(end == End::Late);
         self.counts.add(outcome);
-        if outcome.is_failure() && self.failures.len() < FAILURES_KEPT {
-            self.failures.push(Arc::clone(record));
+        if outcome.is_failure() {
+            self.keep_failure(record);
         }
         match thread {
             Thread::ToBeJoined => self.exiting.enter(Arc::clone(record)),
@@ -674,6 +767,18 @@ impl Books {
             self.history.pop_front()
         } else {
             None
+        }
+    }
+
+    fn keep_failure(&mut self, record: &Arc<Record>) {
+        if self.failures.len() < FAILURES_KEPT {
+            self.failures.push(Arc::clone(record));
+        }
+        if let Some(entry) = self.groups.get_mut(&record.group) {
+            entry.failed += 1;
+            if entry.failures.len() < FAILURES_KEPT {
+                entry.failures.push(Arc::clone(record));
+            }
         }
     }
 
@@ -736,6 +841,11 @@ impl Entry {
             asked: None,
             released: false,
             tasks: Crowd::default(),
+            below: 0,
+            idlers: Vec::new(),
+            failures: Vec::new(),
+            failed: 0,
+            listeners: Vec::new(),
             grace: None,
             children: BTreeSet::new(),
             unasked: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 mod cancelling;
 mod draining;
+mod gathering;
 mod hostile;
 mod sections;
 mod spine;
