@@ -61,6 +61,13 @@
         reason = "tests and models fail by panicking"
     )
 )]
+#![cfg_attr(
+    loom,
+    allow(
+        dead_code,
+        reason = "what loom has no like of is left out of the models"
+    )
+)]
 
 mod base;
 
@@ -74,6 +81,9 @@ mod status;
 mod policy;
 
 mod task;
+
+#[cfg(not(loom))]
+mod run;
 
 mod shutdown;
 
@@ -97,6 +107,8 @@ pub use manager::{
     BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
 };
 pub use policy::failure::OnFailure;
+#[cfg(not(loom))]
+pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]

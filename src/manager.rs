@@ -15,6 +15,8 @@ use crate::base::time::{Deadline, Duration, Instant, human};
 use crate::base::unwind;
 use crate::cancel::cancelled::{self, Cancelled};
 use crate::cancel::cause::{Cause, CauseKind};
+#[cfg(not(loom))]
+use crate::run::scope::{Scope, ScopeError};
 use crate::shutdown::courier::Courier;
 use crate::shutdown::drain::{self, Body, Verdict};
 use crate::shutdown::report::ShutdownReport;
@@ -136,6 +138,20 @@ impl Manager {
     #[must_use]
     pub fn root_group(&self) -> &Group {
         &self.root
+    }
+
+    /// Runs tasks that borrow; see [`Group::scope`].
+    ///
+    /// # Errors
+    /// As [`Group::scope`].
+    #[cfg(not(loom))]
+    #[track_caller]
+    pub fn scope<'env, R>(
+        &self,
+        name: impl AsRef<str>,
+        body: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> TaskResult<R>,
+    ) -> Result<R, ScopeError> {
+        self.root.scope(name, body)
     }
 
     /// The live tasks, in order of creation.

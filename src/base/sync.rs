@@ -27,6 +27,9 @@ pub(crate) use primitives::{
 };
 
 #[cfg(not(loom))]
+pub(crate) use primitives::{ThreadScope, start_scoped_thread, thread_scope};
+
+#[cfg(not(loom))]
 mod primitives {
     use std::io;
     use std::sync::PoisonError;
@@ -148,6 +151,18 @@ mod primitives {
             Some(bytes) => builder.stack_size(bytes).spawn(body),
             None => builder.spawn(body),
         }
+    }
+
+    pub(crate) use std::thread::{Scope as ThreadScope, scope as thread_scope};
+
+    /// Starts an operating system thread that its scope joins.
+    pub(crate) fn start_scoped_thread<'scope>(
+        scope: &'scope ThreadScope<'scope, '_>,
+        name: String,
+        body: impl FnOnce() + Send + 'scope,
+    ) -> io::Result<()> {
+        let builder = Builder::new().name(name);
+        builder.spawn_scoped(scope, body).map(drop)
     }
 
     /// Puts the calling thread to sleep, deaf to everything.

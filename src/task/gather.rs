@@ -96,7 +96,8 @@ impl Group {
         self.result()
     }
 
-    fn idle(&self) -> Arc<Latch> {
+    /// A latch that opens when no task of the group is live.
+    pub(crate) fn idle(&self) -> Arc<Latch> {
         self.registry().idle_in(self.id())
     }
 
@@ -107,9 +108,23 @@ impl Group {
 
     fn result(&self) -> Result<(), GroupError> {
         let (records, count) = self.registry().failures_in(self.id());
-        if count == 0 {
-            return Ok(());
+        match count {
+            0 => Ok(()),
+            _ => Err(GroupError::Failed(GroupFailure::of(records, count))),
         }
+    }
+
+    /// The failures that nobody has read yet.
+    pub(crate) fn unread_failure(&self) -> Option<GroupFailure> {
+        let (mut records, _) = self.registry().failures_in(self.id());
+        records.retain(|record| record.is_unread());
+        let count = records.len();
+        (count > 0).then(|| GroupFailure::of(records, count))
+    }
+}
+
+impl GroupFailure {
+    fn of(records: Vec<Arc<Record>>, count: usize) -> Self {
         let ended = |record: Arc<Record>| {
             let outcome = record.read_outcome()?;
             Some(TaskEnd {
@@ -123,10 +138,10 @@ impl Group {
             .filter_map(|record| Some((record.standing().ended_at, ended(record)?)))
             .collect();
         ended.sort_by_key(|(at, _)| *at);
-        Err(GroupError::Failed(GroupFailure {
+        Self {
             ended: ended.into_iter().map(|(_, end)| end).collect(),
             count,
-        }))
+        }
     }
 }
 

@@ -60,8 +60,13 @@ impl Group {
     /// Once this group's stop has begun, the new one takes no tasks either.
     #[must_use]
     pub fn group(&self, name: impl AsRef<str>) -> Self {
-        let path: Arc<str> = spec::path(self.name(), name.as_ref()).into();
-        let token = self.0.token.child_token();
+        self.group_below(name.as_ref(), &self.0.token)
+    }
+
+    /// A group in this group whose token hangs below another one, which is this group's or below it.
+    pub(crate) fn group_below(&self, name: &str, token: &CancellationToken) -> Self {
+        let path: Arc<str> = spec::path(self.name(), name).into();
+        let token = token.child_token();
         let id = self.0.registry.create_group(self.0.id, &token);
         Self(Arc::new(Inner {
             id,

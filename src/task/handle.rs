@@ -65,6 +65,11 @@ impl<T> Slot<T> {
         Arc::new(Self(Mutex::new(Content::Body(body))))
     }
 
+    /// For a task whose body is elsewhere.
+    pub(crate) fn without_body() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Content::Nothing)))
+    }
+
     pub(crate) fn put(&self, content: Content<T>) {
         let before = self.replace(content);
         drop(before);

@@ -248,7 +248,7 @@ impl Registry {
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
-        if thread == Thread::NeverStarted {
+        if thread == Thread::NotOurs {
             limits::release_thread();
         }
         self.announce(&gone);
@@ -624,7 +624,8 @@ fn most_threads(max_tasks: usize) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Thread {
     ToBeJoined,
-    NeverStarted,
+    /// It never was, or whoever started it joins it.
+    NotOurs,
 }
 
 fn in_order(mut records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
@@ -760,7 +761,7 @@ impl Books {
         }
         match thread {
             Thread::ToBeJoined => self.exiting.enter(Arc::clone(record)),
-            Thread::NeverStarted => record.is_without_thread(),
+            Thread::NotOurs => record.is_without_thread(),
         }
         self.history.push_back(Arc::clone(record));
         if self.history.len() > self.history_limit {

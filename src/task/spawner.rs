@@ -15,7 +15,7 @@ use crate::task::context::{TaskBody, TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::{Slot, TaskHandle};
 use crate::task::panic::{self, PanicHook};
-use crate::task::record::{Birth, OnDrain};
+use crate::task::record::{Birth, OnDrain, Record};
 use crate::task::registry::Refusal;
 use crate::task::spec;
 use crate::task::thread::Job;
@@ -184,6 +184,20 @@ impl TaskBuilder {
         self.on_failure(OnFailure::ShutDown)
     }
 
+    /// Enters a task into the books that is started elsewhere.
+    pub(crate) fn register(
+        &self,
+        spawned_at: &'static Location<'static>,
+    ) -> Result<Arc<Record>, (SpawnFailure, Option<Cancelled>)> {
+        if self.group.registry().panic_hook == PanicHook::Chain {
+            panic::install_hook();
+        }
+        let birth = self.birth(spawned_at);
+        let birth = birth.map_err(|error| (SpawnFailure::Os(io::Error::other(error)), None))?;
+        let registered = self.group.registry().register(birth);
+        registered.map_err(|refusal| (refusal.into(), stop_of(&self.group, refusal)))
+    }
+
     /// Starts the task; see [`Group::spawn`].
     ///
     /// # Errors
@@ -201,22 +215,10 @@ impl TaskBuilder {
         body: TaskBody<T>,
         spawned_at: &'static Location<'static>,
     ) -> Result<TaskHandle<T>, SpawnError<T>> {
-        let registry = self.group.registry();
-        if registry.panic_hook == PanicHook::Chain {
-            panic::install_hook();
-        }
-        let birth = match self.birth(spawned_at) {
-            Ok(birth) => birth,
-            Err(error) => {
-                let failure = SpawnFailure::Os(io::Error::other(error));
-                return Err(SpawnError::new(self.path, failure, None, body));
-            }
-        };
-        let record = match registry.register(birth) {
+        let record = match self.register(spawned_at) {
             Ok(record) => record,
-            Err(refusal) => {
-                let stopped = stop_of(&self.group, refusal);
-                return Err(SpawnError::new(self.path, refusal.into(), stopped, body));
+            Err((failure, stopped)) => {
+                return Err(SpawnError::new(self.path, failure, stopped, body));
             }
         };
         let slot = Slot::new(body);
@@ -240,6 +242,11 @@ impl TaskBuilder {
                 None => unreachable!("a thread that was not created has not taken its body"),
             },
         }
+    }
+
+    /// The name with those of the groups around it.
+    pub(crate) fn path(&self) -> &Arc<str> {
+        &self.path
     }
 
     fn birth(&self, spawned_at: &'static Location<'static>) -> Result<Birth, DeadlineError> {
@@ -368,26 +375,29 @@ impl<T> fmt::Debug for SpawnError<T> {
 
 impl<T> fmt::Display for SpawnError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task `{}` was not started: ", self.task)?;
-        match &self.failure {
-            SpawnFailure::Stopping => f.write_str("its group is stopping"),
-            SpawnFailure::Limit(limit) => write!(
+        write!(f, "task `{}` was not started: {}", self.task, self.failure)
+    }
+}
+
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping => f.write_str("its group is stopping"),
+            Self::Limit(limit) => write!(
                 f,
                 "there are {limit} live tasks already, the limit; raise `ManagerBuilder::max_tasks` or wait for some"
             ),
-            SpawnFailure::Exiting(threads) => write!(
+            Self::Exiting(threads) => write!(
                 f,
                 "{threads} threads of ended tasks have not gone: look for destructors of thread-locals, or a logger, that block"
             ),
-            SpawnFailure::ProcessLimit(limit) => write!(
+            Self::ProcessLimit(limit) => write!(
                 f,
                 "the managers of this process have {limit} threads, as many as the system can bear; raise vm.max_map_count \
                  or the limit of processes, or use fewer tasks"
             ),
-            SpawnFailure::Os(error) => write!(f, "the system gave no thread: {error}"),
-            SpawnFailure::Forked => {
-                f.write_str("this process is a fork of the one that owns the manager")
-            }
+            Self::Os(error) => write!(f, "the system gave no thread: {error}"),
+            Self::Forked => f.write_str("this process is a fork of the one that owns the manager"),
         }
     }
 }

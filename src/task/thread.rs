@@ -12,7 +12,7 @@ use crate::base::unwind;
 use crate::cancel::cause;
 use crate::status::outcome::{Failure, Outcome};
 use crate::status::panic::Panic;
-use crate::task::context::TaskContext;
+use crate::task::context::{TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::{Content, Slot};
 use crate::task::occupant;
@@ -30,26 +30,43 @@ pub(crate) struct Job<T> {
 impl<T> Job<T> {
     /// The whole life of the thread.
     pub(crate) fn run(self) {
+        self.begin();
+        self.finish(Thread::ToBeJoined);
+        // Who acts on this thread stays as it is: the destructors of thread-locals still act for the task.
+    }
+
+    /// The whole life of a thread that somebody else joins, and of a body that may borrow.
+    pub(crate) fn run_borrowing(self, body: impl FnOnce(&TaskContext) -> TaskResult<T>) {
+        self.begin();
+        self.finish_with(Thread::NotOurs, body);
+    }
+
+    fn begin(&self) {
         occupant::move_in(TaskContext::new(&self.record, &self.group));
         cause::act_as(Some(Arc::clone(&self.record.path)));
         self.record.begin();
-        self.finish(Thread::ToBeJoined);
-        // Who acts on this thread stays as it is: the destructors of thread-locals still act for the task.
     }
 
     /// Ends a task that was cancelled before it could begin: its body is dropped here, no thread is started.
     pub(crate) fn skip(self) {
         self.record.begin();
-        self.finish(Thread::NeverStarted);
+        self.finish(Thread::NotOurs);
     }
 
     fn finish(self, thread: Thread) {
+        match self.slot.take_body() {
+            Some(body) => self.finish_with(thread, body),
+            None => unreachable!("the body is taken once, by its thread"),
+        }
+    }
+
+    fn finish_with(self, thread: Thread, body: impl FnOnce(&TaskContext) -> TaskResult<T>) {
         let Self {
             record,
             group,
             slot,
         } = self;
-        let outcome = perform(&record, &group, &slot);
+        let outcome = perform(&record, &group, &slot, body);
         drop(slot);
         conclude(&record, &group, &outcome, thread);
     }
@@ -57,8 +74,13 @@ impl<T> Job<T> {
 
 /// Runs the body, unless the task was cancelled already, leaves in the slot what is for those who join, and says what
 /// is for the books.
-fn perform<T>(record: &Arc<Record>, group: &Group, slot: &Slot<T>) -> Outcome {
-    match unwind::catch(|| end_of_body(record, group, slot)) {
+fn perform<T>(
+    record: &Arc<Record>,
+    group: &Group,
+    slot: &Slot<T>,
+    body: impl FnOnce(&TaskContext) -> TaskResult<T>,
+) -> Outcome {
+    match unwind::catch(|| end_of_body(record, group, slot, body)) {
         Ok(outcome) => outcome,
         Err(payload) => {
             let place = panic::take_place(&*payload);
@@ -70,10 +92,12 @@ fn perform<T>(record: &Arc<Record>, group: &Group, slot: &Slot<T>) -> Outcome {
     }
 }
 
-fn end_of_body<T>(record: &Arc<Record>, group: &Group, slot: &Slot<T>) -> Outcome {
-    let Some(body) = slot.take_body() else {
-        unreachable!("the body is taken once, by its thread")
-    };
+fn end_of_body<T>(
+    record: &Arc<Record>,
+    group: &Group,
+    slot: &Slot<T>,
+    body: impl FnOnce(&TaskContext) -> TaskResult<T>,
+) -> Outcome {
     if let Some(cause) = record.token.cause() {
         drop(body);
         return Outcome::Cancelled(cause);

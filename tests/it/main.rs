@@ -4,5 +4,6 @@ mod cancelling;
 mod draining;
 mod gathering;
 mod hostile;
+mod scopes;
 mod sections;
 mod spine;

@@ -1,0 +1,3 @@
+//! Many tasks under one owner.
+
+pub(crate) mod scope;
