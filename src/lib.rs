@@ -109,6 +109,8 @@ pub use manager::{
 pub use policy::failure::OnFailure;
 #[cfg(not(loom))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
+#[cfg(not(loom))]
+pub use run::startup::{StartError, StartFailure, Startup};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]
@@ -119,7 +121,7 @@ pub use status::state::{TaskCounts, TaskEnd, TaskId, TaskState, TaskStatus};
 pub use task::context::{BoxError, TaskBody, TaskContext, TaskResult};
 pub use task::gather::{GroupError, GroupFailure};
 pub use task::group::Group;
-pub use task::handle::{JoinError, TaskHandle, wait_any};
+pub use task::handle::{JoinError, ReadyError, TaskHandle, wait_any};
 pub use task::loops::Checked;
 pub use task::occupant::{checkpoint, current};
 pub use task::panic::PanicHook;

@@ -164,6 +164,14 @@ impl Manager {
             .collect()
     }
 
+    /// Whether the program does what it is there for: no shutdown is requested, and every live task that was started
+    /// with [`spawn_ready`](TaskBuilder::spawn_ready) or a [`Startup`](crate::Startup) is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let is_ready = |record: &Arc<Record>| record.is_ready() || !record.counts_for_readiness;
+        !self.registry.request.latch().is_open() && self.registry.live().iter().all(is_ready)
+    }
+
     /// Whether a shutdown has begun, so that nothing new should be taken in.
     #[must_use]
     pub fn is_draining(&self) -> bool {

@@ -268,6 +268,7 @@ fn birth(registry: &Registry) -> Birth {
         grace: None,
         on_drain: OnDrain::GoesOn,
         on_failure: OnFailure::Record,
+        counts_for_readiness: false,
         spawned_at: Location::caller(),
     }
 }

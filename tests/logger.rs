@@ -96,7 +96,7 @@ fn good(manager: &Manager) -> TaskHandle<()> {
     let (there, ready) = bounded(1);
     let good = manager.spawn("good", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         Ok(())
     });
     ready.recv().expect("it runs");
@@ -108,7 +108,7 @@ fn slow(manager: &Manager) {
     let (there, ready) = bounded(1);
     let slow = manager.spawn("slow", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         thread::sleep(Duration::from_millis(2_500));
         Ok(())
     });

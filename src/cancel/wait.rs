@@ -18,7 +18,7 @@ use crate::cancel::token::CancellationToken;
 /// All of these are woken at once by the cancel; none polls.
 impl CancellationToken {
     /// Waits until the token is cancelled and says why.
-    #[must_use]
+    #[expect(clippy::must_use_candidate, reason = "that it returns says it all")]
     pub fn wait(&self) -> Cancelled {
         self.node().beacon().latch().wait_until(Deadline::NEVER);
         Cancelled::of(self.node())

@@ -1,3 +1,5 @@
 //! Many tasks under one owner.
 
 pub(crate) mod scope;
+
+pub(crate) mod startup;

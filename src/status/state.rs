@@ -124,6 +124,8 @@ pub struct TaskStatus {
     pub checkpoints: usize,
     /// The last checkpoint or wait it passed.
     pub last_checkpoint: Option<&'static Location<'static>>,
+    /// Whether it has said that it is [ready](crate::TaskContext::ready).
+    pub ready: bool,
     /// The line that spawned it.
     pub spawned_at: &'static Location<'static>,
 }

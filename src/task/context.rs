@@ -143,6 +143,16 @@ impl TaskContext {
         &self.group
     }
 
+    /// Says that the task does from now on what it is there for: the listener listens, the cache is warm.
+    ///
+    /// Wakes whoever waits in [`wait_ready`](crate::TaskHandle::wait_ready) or
+    /// [`spawn_ready`](crate::TaskBuilder::spawn_ready). Harmless twice.
+    #[track_caller]
+    pub fn ready(&self) {
+        self.record.pulse.beat(Location::caller());
+        self.record.become_ready();
+    }
+
     /// Asks the manager to shut down, and returns at once. The task itself is then asked to stop like all others.
     #[track_caller]
     pub fn request_shutdown(&self, note: impl Into<String>) {
@@ -202,7 +212,7 @@ impl TaskContext {
     /// # });
     /// # assert!(report.is_clean());
     /// ```
-    #[must_use]
+    #[expect(clippy::must_use_candidate, reason = "that it returns says it all")]
     #[track_caller]
     pub fn wait(&self) -> Cancelled {
         let _waiting = self.begin_wait(Location::caller(), Wait::Cancel);

@@ -228,6 +228,26 @@ impl<T> TaskHandle<T> {
         self.join_by(Deadline::after(timeout), Location::caller())
     }
 
+    /// Waits at most `timeout` until the task says that it is [ready](TaskContext::ready).
+    ///
+    /// # Errors
+    /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::NotYet`] when the time was over.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), ReadyError> {
+        let latches = [
+            self.record.ready_beacon().latch(),
+            self.record.settled().latch(),
+        ];
+        latch::wait_any(&latches, Deadline::after(timeout));
+        if self.record.is_ready() {
+            return Ok(());
+        }
+        let task = self.task();
+        match self.record.read_outcome() {
+            Some(outcome) => Err(ReadyError::Ended { task, outcome }),
+            None => Err(ReadyError::NotYet { task }),
+        }
+    }
+
     /// A receiver that never yields anything and disconnects when the task has ended: for `select!`.
     ///
     /// ```
@@ -256,6 +276,14 @@ impl<T> TaskHandle<T> {
     /// As [`join`](Self::join), and [`JoinError::StillRunning`].
     pub fn try_join(&self) -> Result<T, JoinError> {
         self.take_result()
+    }
+
+    /// Waits for the end without looking at what it was.
+    pub(crate) fn wait_end(&self, timeout: Duration) -> bool {
+        self.record
+            .settled()
+            .latch()
+            .wait_until(Deadline::after(timeout))
     }
 
     /// A wait inside a task is put on that task's books: a straggler that waits for a straggler is told apart.
@@ -456,6 +484,48 @@ impl<T> fmt::Debug for TaskHandle<T> {
             .field("id", &self.record.id)
             .field("name", &self.record.path)
             .finish_non_exhaustive()
+    }
+}
+
+/// Why a task is not ready.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ReadyError {
+    /// It ended without having said that it is; a failure counts as read.
+    Ended {
+        /// The task that was waited for.
+        task: Arc<str>,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The time was over; it goes on.
+    NotYet {
+        /// The task that was waited for.
+        task: Arc<str>,
+    },
+}
+
+impl fmt::Display for ReadyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended { task, outcome } => {
+                write!(f, "task `{task}` ended before it was ready: {outcome}")
+            }
+            Self::NotYet { task } => write!(f, "task `{task}` was not ready in time"),
+        }
+    }
+}
+
+impl Error for ReadyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Ended { outcome, .. } => match outcome {
+                Outcome::Failed(failure) => Some(failure),
+                Outcome::Panicked(panic) => Some(panic),
+                _ => None,
+            },
+            Self::NotYet { .. } => None,
+        }
     }
 }
 

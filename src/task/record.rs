@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::base::latch::Beacon;
 use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
@@ -38,6 +38,8 @@ pub(crate) struct Record {
     pub(crate) grace: Option<Duration>,
     pub(crate) on_drain: OnDrain,
     pub(crate) on_failure: OnFailure,
+    /// The manager is not ready before this task is.
+    pub(crate) counts_for_readiness: bool,
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) created: Instant,
     /// In a cache line of its own: the only part that is written at every checkpoint.
@@ -46,6 +48,9 @@ pub(crate) struct Record {
     life: Mutex<Life>,
     doing: Mutex<Doing>,
     unread: AtomicBool,
+    /// Lit when the task says that it is ready; made by the first who wants to know.
+    ready: OnceLock<Box<Beacon>>,
+    is_ready: AtomicBool,
     /// The end was logged: what the thread does now are destructors of thread-locals.
     past_logger: AtomicBool,
     /// Where it sits in the list of the books that has it; guarded by the books' lock.
@@ -200,6 +205,7 @@ pub(crate) struct Birth {
     pub(crate) grace: Option<Duration>,
     pub(crate) on_drain: OnDrain,
     pub(crate) on_failure: OnFailure,
+    pub(crate) counts_for_readiness: bool,
     pub(crate) spawned_at: &'static Location<'static>,
 }
 
@@ -212,6 +218,7 @@ impl Record {
             grace,
             on_drain,
             on_failure,
+            counts_for_readiness,
             spawned_at,
         } = birth;
         let life = Life {
@@ -230,6 +237,7 @@ impl Record {
             grace,
             on_drain,
             on_failure,
+            counts_for_readiness,
             spawned_at,
             created: time::now(),
             pulse: OwnLine::default(),
@@ -237,6 +245,8 @@ impl Record {
             life: Mutex::new(life),
             doing: Mutex::new(Doing::default()),
             unread: AtomicBool::new(false),
+            ready: OnceLock::new(),
+            is_ready: AtomicBool::new(false),
             past_logger: AtomicBool::new(false),
             seat: AtomicUsize::new(0),
             ledger: Arc::clone(ledger),
@@ -362,6 +372,22 @@ impl Record {
         self.life.lock().tid
     }
 
+    /// The task does from now on what it is there for.
+    pub(crate) fn become_ready(&self) {
+        if !self.is_ready.swap(true, Ordering::AcqRel) {
+            self.ready_beacon().light();
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    /// What to wait at for the task to be ready.
+    pub(crate) fn ready_beacon(&self) -> &Beacon {
+        self.ready.get_or_init(|| Box::new(Beacon::new()))
+    }
+
     /// The end was logged. Relaxed: it only chooses the words of a diagnosis.
     pub(crate) fn leave_logger(&self) {
         self.past_logger.store(true, Ordering::Relaxed);
@@ -401,6 +427,7 @@ impl Record {
             age: time::now().saturating_duration_since(self.created),
             checkpoints: self.pulse.passed(),
             last_checkpoint: self.pulse.place(),
+            ready: self.is_ready(),
             spawned_at: self.spawned_at,
         }
     }

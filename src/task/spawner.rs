@@ -91,6 +91,7 @@ impl Group {
             deadline: Deadline::NEVER,
             on_drain: OnDrain::default(),
             on_failure: OnFailure::default(),
+            counts_for_readiness: false,
         }
     }
 }
@@ -106,6 +107,7 @@ pub struct TaskBuilder {
     deadline: Deadline,
     on_drain: OnDrain,
     on_failure: OnFailure,
+    counts_for_readiness: bool,
 }
 
 impl TaskBuilder {
@@ -184,6 +186,20 @@ impl TaskBuilder {
         self.on_failure(OnFailure::ShutDown)
     }
 
+    /// The manager is not ready before this task is.
+    pub(crate) fn counts_for_readiness(mut self) -> Self {
+        self.counts_for_readiness = true;
+        self
+    }
+
+    pub(crate) fn spawn_boxed<T: Send + 'static>(
+        self,
+        body: TaskBody<T>,
+        spawned_at: &'static Location<'static>,
+    ) -> Result<TaskHandle<T>, SpawnError<T>> {
+        self.launch(body, spawned_at)
+    }
+
     /// Enters a task into the books that is started elsewhere.
     pub(crate) fn register(
         &self,
@@ -257,6 +273,7 @@ impl TaskBuilder {
             grace: self.grace,
             on_drain: self.on_drain,
             on_failure: self.on_failure,
+            counts_for_readiness: self.counts_for_readiness,
             spawned_at,
         })
     }

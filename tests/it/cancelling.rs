@@ -602,7 +602,7 @@ fn the_end_of_a_task_and_a_stop_can_be_waited_for_in_many_ways() {
     let waiters: Vec<_> = (0..3)
         .map(|number| {
             manager.spawn(number.to_string(), move |ctx| {
-                drop(ctx.wait());
+                ctx.wait();
                 Ok(number)
             })
         })

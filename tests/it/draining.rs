@@ -49,7 +49,7 @@ fn queues_run_dry_before_anybody_is_asked_to_stop() {
     let (seen, early) = (Arc::clone(&handled), Arc::clone(&asked_too_early));
     let background = manager.spawn("background", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         early.store(seen.load(Ordering::SeqCst) < 100, Ordering::SeqCst);
         Ok(())
     });
@@ -87,7 +87,7 @@ fn who_does_not_finish_in_the_drain_time_is_asked_to_stop() {
     let (there, ready) = bounded(1);
     let slow = manager.task("slow").drains().spawn(move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         Ok(ctx.is_draining())
     });
     let slow = slow.expect("spawned");
@@ -112,7 +112,7 @@ fn a_lame_duck_goes_on_and_a_hurry_ends_it() {
     let (there, ready) = bounded(1);
     let server = manager.spawn("server", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         Ok(())
     });
     let server = server.expect("spawned");
@@ -180,7 +180,7 @@ fn nested_groups_have_graces_of_their_own() {
     let (tell, told) = bounded(1);
     let last = manager.spawn("last", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         tell.send(())?;
         Ok(())
     });

@@ -50,7 +50,7 @@ fn the_first_failure_cancels_the_rest_and_is_named_as_the_cause() {
                 let _ = failing.recv();
                 return Err("the first".into());
             }
-            drop(ctx.wait());
+            ctx.wait();
             Err("a consequence".into())
         });
         drop(task.expect("spawned"));

@@ -112,7 +112,7 @@ fn a_critical_failure_is_exit_code_1_even_if_read_and_the_shutdown_was_under_way
             .critical()
             .spawn::<()>(move |ctx| {
                 there.send(())?;
-                drop(ctx.wait());
+                ctx.wait();
                 Err("the last transaction was lost".into())
             })?;
         ready.recv()?;
@@ -218,7 +218,7 @@ fn the_grace_of_one_task_does_not_cut_that_of_the_others_in_its_group() {
         let there = there.clone();
         move |ctx| {
             there.send(())?;
-            drop(ctx.wait());
+            ctx.wait();
             Ok(seen.load(Ordering::SeqCst))
         }
     });
@@ -228,7 +228,7 @@ fn the_grace_of_one_task_does_not_cut_that_of_the_others_in_its_group() {
         .spawn(|_| Ok(()));
     let writer = sources.spawn("writer", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         // Honest work that takes longer than the other one's grace, and shorter than a fair share.
         thread::sleep(Duration::from_millis(300));
         done.store(true, Ordering::SeqCst);
@@ -264,7 +264,7 @@ fn a_group_that_is_asked_late_has_its_cpu_measured_too() {
     });
     let slow = late.task("slow").grace(SOON).spawn(move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         thread::sleep(Duration::from_millis(400));
         Ok(())
     });
@@ -377,7 +377,7 @@ fn without_a_deadline_a_hung_group_does_not_keep_the_next_from_being_asked() {
     let (tell, told) = bounded(1);
     let listener = early.spawn("listener", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         tell.send(())?;
         Ok(())
     });
@@ -423,13 +423,13 @@ fn everybody_who_was_live_when_the_shutdown_began_has_a_row() {
             for _ in 0..8 {
                 group.spawn("short", |_| Ok(()))?.join()?;
             }
-            drop(ctx.wait());
+            ctx.wait();
             Ok(())
         }
     });
     let first = late.spawn("first", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         go.send(())?;
         Ok(())
     });
@@ -455,7 +455,7 @@ fn as_many_are_counted_as_abandoned_as_have_such_a_row() {
         let manager = manager();
         for _ in 0..8 {
             let waiter = manager.spawn("waits", |ctx| {
-                drop(ctx.wait());
+                ctx.wait();
                 Ok(())
             });
             drop(waiter.expect("spawned"));

@@ -4,6 +4,7 @@ mod cancelling;
 mod draining;
 mod gathering;
 mod hostile;
+mod readiness;
 mod scopes;
 mod sections;
 mod spine;

@@ -24,9 +24,10 @@ fn tasks_borrow_and_change_what_is_on_the_stack() {
         let fill = |half: &mut Vec<u32>| {
             half.fill(1);
             total.fetch_add(half.len(), Ordering::SeqCst);
+            Ok(())
         };
-        let first = scope.spawn("left", move |_| Ok(fill(left)))?;
-        scope.spawn("right", move |_| Ok(fill(right)))?;
+        let first = scope.spawn("left", move |_| fill(left))?;
+        scope.spawn("right", move |_| fill(right))?;
         first.join()?;
         Ok(manager.counts().spawned)
     });
@@ -96,7 +97,7 @@ fn an_error_or_a_panic_of_the_body_stops_the_tasks_and_goes_on_afterwards() {
     let ended = Mutex::new(Vec::new());
     let failed: Result<(), ScopeError> = manager.scope("error", |scope| {
         scope.spawn("waits", |ctx| {
-            drop(ctx.wait());
+            ctx.wait();
             ended.lock().expect("no panic").push("error");
             Ok(())
         })?;
@@ -109,7 +110,7 @@ fn an_error_or_a_panic_of_the_body_stops_the_tasks_and_goes_on_afterwards() {
             let ended = &ended;
             scope.spawn("waits", move |ctx| {
                 there.send(())?;
-                drop(ctx.wait());
+                ctx.wait();
                 ended.lock().expect("no panic").push("panic");
                 Ok(())
             })?;
@@ -164,7 +165,7 @@ fn a_deadline_asks_and_the_scope_still_waits() {
     let result = manager.scope("timed", |scope| {
         assert!(scope.set_timeout(Duration::from_millis(5))?);
         scope.spawn("waits", |ctx| {
-            drop(ctx.wait());
+            ctx.wait();
             stopped.store(true, Ordering::SeqCst);
             Ok(())
         })?;

@@ -107,7 +107,7 @@ fn a_shield_hears_its_limit_only_and_is_lifted_by_a_panic_too() {
     let (there, ready) = bounded(1);
     let task = manager.spawn("clean", move |ctx| {
         there.send(())?;
-        drop(ctx.wait());
+        ctx.wait();
         ctx.shield(HANG, |ctx| {
             ctx.sleep(Duration::from_millis(1))?;
             ctx.shield(HANG, |ctx| Ok(ctx.checkpoint()?))?;

@@ -1,0 +1,131 @@
+//! Readiness, and starts in order.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use taskmuster::crossbeam_channel::bounded;
+use taskmuster::{Manager, ReadyError, StartFailure};
+
+const HANG: Duration = Duration::from_secs(20);
+
+fn manager() -> Manager {
+    Manager::builder().grace(HANG).build().expect("a manager")
+}
+
+#[test]
+fn whoever_waits_for_a_task_to_be_ready_hears_it_or_its_end() {
+    let manager = manager();
+    let (go, going) = bounded::<()>(0);
+    let slow = manager.spawn("slow", move |ctx| {
+        let _ = going.recv();
+        ctx.ready();
+        ctx.ready();
+        ctx.wait();
+        Ok(())
+    });
+    let slow = slow.expect("spawned");
+    assert!(matches!(
+        slow.wait_ready(Duration::from_millis(1)),
+        Err(ReadyError::NotYet { .. })
+    ));
+    assert!(!slow.status().ready);
+    drop(go);
+    slow.wait_ready(HANG).expect("it said so");
+    assert!(slow.status().ready);
+    let ends = manager
+        .spawn::<()>("ends", |_| Err("cannot bind".into()))
+        .expect("spawned");
+    let error = ends.wait_ready(HANG).expect_err("it never says so");
+    assert_eq!(
+        error.to_string(),
+        "task `ends` ended before it was ready: failed: cannot bind"
+    );
+    assert!(
+        manager.shutdown().expect("a report").is_clean(),
+        "the failure was read"
+    );
+}
+
+#[test]
+fn a_manager_is_ready_when_those_are_who_must_be_and_not_in_a_shutdown() {
+    let manager = manager();
+    drop(
+        manager
+            .spawn("background", |ctx| {
+                ctx.wait();
+                Ok(())
+            })
+            .expect("spawned"),
+    );
+    assert!(manager.is_ready());
+    let server = manager.task("server").spawn_ready(HANG, |ctx| {
+        ctx.ready();
+        ctx.wait();
+        Ok(7)
+    });
+    let server = server.expect("ready");
+    assert!(manager.is_ready());
+    manager.request_shutdown("now");
+    assert!(!manager.is_ready(), "not any more");
+    assert!(server.join_timeout(HANG).is_ok());
+}
+
+#[test]
+fn a_task_that_is_not_ready_in_time_is_stopped() {
+    let manager = manager();
+    let (tell, told) = bounded(1);
+    let late = manager
+        .task("late")
+        .spawn_ready(Duration::from_millis(5), move |ctx| {
+            ctx.wait();
+            tell.send(())?;
+            Ok(())
+        });
+    let error = late.expect_err("it never says so");
+    assert!(
+        matches!(
+            error.failure(),
+            StartFailure::NotReady(ReadyError::NotYet { .. })
+        ),
+        "{error}"
+    );
+    // It may have been cancelled before it began; if it began, it stops.
+    drop(manager.shutdown().expect("a report"));
+    drop(told);
+    let late = manager.task("too late").spawn_ready(HANG, |_| Ok(()));
+    assert!(matches!(
+        late.expect_err("closed").failure(),
+        StartFailure::NotSpawned(_)
+    ));
+}
+
+#[test]
+fn a_start_in_order_that_fails_is_rolled_back_in_reverse() {
+    let manager = manager();
+    let group = manager.group("services");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let service = |name: &'static str| {
+        let log = Arc::clone(&log);
+        move |ctx: &taskmuster::TaskContext| {
+            log.lock().expect("no panic").push(format!("{name} up"));
+            ctx.ready();
+            ctx.wait();
+            log.lock().expect("no panic").push(format!("{name} down"));
+            Ok(())
+        }
+    };
+    let started = group
+        .startup(HANG)
+        .then(group.task("one"), service("one"))
+        .then(group.task("two"), service("two"))
+        .then(group.task("three"), |_| Err("no port".into()))
+        .then(group.task("four"), service("four"))
+        .start();
+    let error = started.expect_err("the third does not start");
+    assert_eq!(error.task(), "services/three");
+    assert_eq!(
+        *log.lock().expect("no panic"),
+        ["one up", "two up", "two down", "one down"]
+    );
+    assert_eq!(manager.counts().live, 0);
+}
