@@ -8,3 +8,4 @@ mod readiness;
 mod scopes;
 mod sections;
 mod spine;
+mod unblocking;
