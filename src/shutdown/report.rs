@@ -385,6 +385,7 @@ impl ShutdownReport {
             failed,
             panicked,
             cancelled,
+            restarts,
             late: _,
         } = self.counts();
         let parts: Vec<String> = [
@@ -393,6 +394,7 @@ impl ShutdownReport {
             (failed, "failed"),
             (panicked, "panicked"),
             (live, "abandoned"),
+            (restarts, "restarts"),
         ]
         .into_iter()
         .filter(|(number, _)| *number > 0)

@@ -24,6 +24,7 @@ struct Facts {
     message: Option<String>,
     place: Option<Place>,
     last_checkpoint: Option<&'static Location<'static>>,
+    attempt: u32,
 }
 
 /// What a panic left, until somebody takes it.
@@ -63,12 +64,14 @@ impl Panic {
         payload: Payload,
         place: Option<Place>,
         last_checkpoint: Option<&'static Location<'static>>,
+        attempt: u32,
     ) -> Self {
         let facts = Facts {
             task: Arc::clone(task),
             message: unwind::message(&*payload).map(str::to_owned),
             place,
             last_checkpoint,
+            attempt,
         };
         Self {
             facts: Arc::new(facts),
@@ -108,6 +111,12 @@ impl Panic {
         self.facts.last_checkpoint
     }
 
+    /// Which run of the task's body it was, from 1 on.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.facts.attempt
+    }
+
     /// Takes the payload, for [`std::panic::resume_unwind`] or a downcast; the first of those who joined gets it.
     #[must_use]
     pub fn take_payload(&self) -> Option<Payload> {
@@ -126,6 +135,9 @@ impl Drop for Remains {
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("panicked")?;
+        if self.attempt() > 1 {
+            write!(f, " in attempt {}", self.attempt())?;
+        }
         if let Some(place) = self.place() {
             write!(f, " at {place}")?;
         }

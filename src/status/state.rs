@@ -126,6 +126,12 @@ pub struct TaskStatus {
     pub last_checkpoint: Option<&'static Location<'static>>,
     /// Whether it has said that it is [ready](crate::TaskContext::ready).
     pub ready: bool,
+    /// Which run of its body this is, from 1 on; more than that only for tasks that are restarted.
+    pub attempt: u32,
+    /// How many ticks it has had, if it is periodic.
+    pub ticks: u64,
+    /// How many ticks it missed, if it is periodic.
+    pub missed_ticks: u64,
     /// The line that spawned it.
     pub spawned_at: &'static Location<'static>,
 }
@@ -158,6 +164,8 @@ pub struct TaskCounts {
     pub panicked: u64,
     /// Stopped because they were asked to.
     pub cancelled: u64,
+    /// Runs that ended and were followed by another one of the same task.
+    pub restarts: u64,
     /// Ended, in any of these ways, only after a shutdown had given up on them.
     pub late: u64,
 }

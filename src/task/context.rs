@@ -131,6 +131,12 @@ impl TaskContext {
         self.token.on_cancel(work)
     }
 
+    /// Which run of the task's body this is: 1, and more for a task that was [restarted](crate::TaskBuilder::restart).
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.record.attempt()
+    }
+
     /// The task's own token, for the functions and helper threads it calls. In a section, that of the section.
     #[must_use]
     pub fn token(&self) -> &CancellationToken {

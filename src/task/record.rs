@@ -19,7 +19,9 @@ use std::process;
 use std::sync::{Arc, OnceLock};
 
 use crate::base::latch::Beacon;
-use crate::base::sync::{AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering};
+use crate::base::sync::{
+    AtomicBool, AtomicCell, AtomicU32, AtomicUsize, JoinHandle, Mutex, Ordering,
+};
 use crate::base::thread_id;
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::cancel::checkpoint::Pulse;
@@ -46,10 +48,9 @@ pub(crate) struct Record {
     pub(crate) pulse: OwnLine,
     settled: Beacon,
     life: Mutex<Life>,
-    doing: Mutex<Doing>,
+    /// What few tasks have; made when it is first needed.
+    rare: OnceLock<Box<Rare>>,
     unread: AtomicBool,
-    /// Lit when the task says that it is ready; made by the first who wants to know.
-    ready: OnceLock<Box<Beacon>>,
     is_ready: AtomicBool,
     /// The end was logged: what the thread does now are destructors of thread-locals.
     past_logger: AtomicBool,
@@ -138,6 +139,19 @@ struct Life {
     tid: Option<u32>,
     thread: Option<JoinHandle<()>>,
     gone: bool,
+}
+
+/// What few tasks have.
+#[derive(Debug)]
+struct Rare {
+    /// Lit when the task says that it is ready.
+    ready: Beacon,
+    doing: Mutex<Doing>,
+    /// Which run of a task that may run again this is; from 1 on.
+    attempt: AtomicU32,
+    /// How many ticks a periodic task has had, and how many it missed.
+    ticks: AtomicCell<u64>,
+    missed: AtomicCell<u64>,
 }
 
 /// What a task does that its pulse cannot tell.
@@ -243,9 +257,8 @@ impl Record {
             pulse: OwnLine::default(),
             settled: Beacon::new(),
             life: Mutex::new(life),
-            doing: Mutex::new(Doing::default()),
+            rare: OnceLock::new(),
             unread: AtomicBool::new(false),
-            ready: OnceLock::new(),
             is_ready: AtomicBool::new(false),
             past_logger: AtomicBool::new(false),
             seat: AtomicUsize::new(0),
@@ -321,11 +334,11 @@ impl Record {
 
     /// Puts the task into a section, or back into the one around it; gives the one before.
     pub(crate) fn change_section(&self, section: Option<Arc<Section>>) -> Option<Arc<Section>> {
-        std::mem::replace(&mut self.doing.lock().section, section)
+        std::mem::replace(&mut self.rare().doing.lock().section, section)
     }
 
     pub(crate) fn section(&self) -> Option<Arc<Section>> {
-        self.doing.lock().section.clone()
+        self.rare.get()?.doing.lock().section.clone()
     }
 
     /// Says what the task waits for; gives what it waited for before.
@@ -334,16 +347,16 @@ impl Record {
         &self,
         awaited: Option<Arc<dyn Awaited>>,
     ) -> Option<Arc<dyn Awaited>> {
-        std::mem::replace(&mut self.doing.lock().awaits, awaited)
+        std::mem::replace(&mut self.rare().doing.lock().awaits, awaited)
     }
 
     pub(crate) fn awaited(&self) -> Option<Arc<dyn Awaited>> {
-        self.doing.lock().awaits.clone()
+        self.rare.get()?.doing.lock().awaits.clone()
     }
 
     /// Until when a stop waits for the foreign code the task is in, if it is in some.
     pub(crate) fn foreign_until(&self) -> Option<Deadline> {
-        let doing = self.doing.lock();
+        let doing = self.rare.get()?.doing.lock();
         let section = doing.section.as_ref()?;
         (section.kind == SectionKind::Foreign).then_some(section.until)
     }
@@ -372,6 +385,42 @@ impl Record {
         self.life.lock().tid
     }
 
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(|| {
+            Box::new(Rare {
+                ready: Beacon::new(),
+                doing: Mutex::new(Doing::default()),
+                attempt: AtomicU32::new(1),
+                ticks: AtomicCell::new(0),
+                missed: AtomicCell::new(0),
+            })
+        })
+    }
+
+    /// Another run of the body begins. Relaxed, as all of these counts: each is written by the task alone.
+    pub(crate) fn begin_attempt(&self, attempt: u32) {
+        self.rare().attempt.store(attempt, Ordering::Relaxed);
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.rare
+            .get()
+            .map_or(1, |rare| rare.attempt.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count_tick(&self, missed: u64) {
+        let rare = self.rare();
+        rare.ticks.store(rare.ticks.load().saturating_add(1));
+        rare.missed.store(rare.missed.load().saturating_add(missed));
+    }
+
+    /// How many ticks a periodic task has had, and how many it missed.
+    pub(crate) fn ticks(&self) -> (u64, u64) {
+        self.rare
+            .get()
+            .map_or((0, 0), |rare| (rare.ticks.load(), rare.missed.load()))
+    }
+
     /// The task does from now on what it is there for.
     pub(crate) fn become_ready(&self) {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
@@ -385,7 +434,7 @@ impl Record {
 
     /// What to wait at for the task to be ready.
     pub(crate) fn ready_beacon(&self) -> &Beacon {
-        self.ready.get_or_init(|| Box::new(Beacon::new()))
+        &self.rare().ready
     }
 
     /// The end was logged. Relaxed: it only chooses the words of a diagnosis.
@@ -428,6 +477,9 @@ impl Record {
             checkpoints: self.pulse.passed(),
             last_checkpoint: self.pulse.place(),
             ready: self.is_ready(),
+            attempt: self.attempt(),
+            ticks: self.ticks().0,
+            missed_ticks: self.ticks().1,
             spawned_at: self.spawned_at,
         }
     }

@@ -400,6 +400,10 @@ impl Registry {
         self.books.lock().counts()
     }
 
+    pub(crate) fn count_restart(&self) {
+        self.books.lock().counts.restarts += 1;
+    }
+
     /// A latch that opens when no task is live; open already if none is.
     pub(crate) fn idle(&self) -> Arc<Latch> {
         let mut books = self.books.lock();

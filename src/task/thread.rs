@@ -84,7 +84,8 @@ fn perform<T>(
         Ok(outcome) => outcome,
         Err(payload) => {
             let place = panic::take_place(&*payload);
-            let panic = Panic::new(&record.path, payload, place, record.pulse.place());
+            let (seen, attempt) = (record.pulse.place(), record.attempt());
+            let panic = Panic::new(&record.path, payload, place, seen, attempt);
             let outcome = Outcome::Panicked(panic.without_payload());
             slot.put(Content::Panic(panic));
             outcome
