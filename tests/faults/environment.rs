@@ -1,0 +1,1 @@
+//! Resources and surroundings: faults 103 to 110.

@@ -1,0 +1,14 @@
+//! The faults this library must survive, each with a test that bears its number: see `FAULTS.md` beside this file.
+//!
+//! A test named `f028_…` shows fault 28. What must not happen inside the test's own process (signals, exit codes, aborts,
+//! exhaustion) is played by a child process: this very binary, told to run one ignored test, its *role*.
+
+#![cfg(unix)]
+
+mod child;
+mod environment;
+mod outcome;
+mod shutdown;
+mod signals;
+mod spawn;
+mod token;

@@ -1,0 +1,1 @@
+//! How tasks end: faults 1 to 23.

@@ -1,0 +1,1 @@
+//! Joins and shutdowns: faults 65 to 90.

@@ -1,0 +1,1 @@
+//! Spawning: faults 24 to 42.

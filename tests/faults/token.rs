@@ -1,0 +1,1 @@
+//! Tokens, callbacks, deadlines: faults 43 to 64.
