@@ -5,10 +5,15 @@
 
 #![cfg(unix)]
 
+mod books;
 mod child;
 mod environment;
+mod logger;
+mod nasty;
 mod outcome;
+mod preload;
 mod shutdown;
 mod signals;
 mod spawn;
 mod token;
+mod usage;
