@@ -450,6 +450,7 @@ impl ManagerBuilder {
         let result = unwind::catch(|| body(&manager));
         watched.over.open();
         if manager.registry.ledger.is_forked() {
+            unwind::discard(result);
             return ShutdownReport::of_fork(place);
         }
         let under_way = manager.registry.request.demand();
@@ -460,10 +461,21 @@ impl ManagerBuilder {
         drop(manager);
         match result {
             Ok(Ok(())) => report,
-            Ok(Err(error)) => match under_way {
-                Some(demand) if cancelled::comes_from(&demand.cause, &*error) => report,
-                _ => report.with_body_error(&*error),
-            },
+            Ok(Err(error)) => {
+                // What the error does when it is asked, or dropped, costs nobody the report.
+                let mut is_this_stop = false;
+                unwind::contain(|| {
+                    is_this_stop = under_way
+                        .is_some_and(|demand| cancelled::comes_from(&demand.cause, &*error));
+                });
+                let report = if is_this_stop {
+                    report
+                } else {
+                    report.with_body_error(&*error)
+                };
+                unwind::discard(error);
+                report
+            }
             Err(payload) => {
                 log::say(
                     Level::Error,

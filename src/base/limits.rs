@@ -35,6 +35,11 @@ pub(crate) fn claim_thread() -> Result<(), usize> {
     claimed.map(drop).map_err(|_| cap)
 }
 
+/// Whether this process has half of the threads it may have, or more.
+pub(crate) fn are_threads_scarce() -> bool {
+    THREADS.load(Ordering::Relaxed) >= process_cap() / 2
+}
+
 /// A thread that was claimed is no more.
 pub(crate) fn release_thread() {
     THREADS.fetch_sub(1, Ordering::Relaxed);

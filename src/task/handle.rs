@@ -224,6 +224,9 @@ impl<T> TaskHandle<T> {
     /// ```
     #[track_caller]
     pub fn stop(&self, timeout: Duration) -> Result<T, JoinError> {
+        if self.record.ledger().is_forked() {
+            return Err(JoinError::Forked { task: self.task() });
+        }
         self.cancel();
         self.join_by(Deadline::after(timeout), Location::caller())
     }
@@ -233,6 +236,10 @@ impl<T> TaskHandle<T> {
     /// # Errors
     /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::NotYet`] when the time was over.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), ReadyError> {
+        let task = self.task();
+        if self.record.ledger().is_forked() {
+            return Err(ReadyError::NotYet { task });
+        }
         let latches = [
             self.record.ready_beacon().latch(),
             self.record.settled().latch(),
@@ -241,7 +248,6 @@ impl<T> TaskHandle<T> {
         if self.record.is_ready() {
             return Ok(());
         }
-        let task = self.task();
         match self.record.read_outcome() {
             Some(outcome) => Err(ReadyError::Ended { task, outcome }),
             None => Err(ReadyError::NotYet { task }),

@@ -155,7 +155,6 @@ pub(crate) enum Refusal {
     Limit(usize),
     Exiting(usize),
     ProcessLimit(usize),
-    Forked,
 }
 
 /// A group that the drain asks next.
@@ -216,18 +215,22 @@ impl Registry {
 
     /// Accepts a task or refuses it (2).
     pub(crate) fn register(&self, birth: Birth) -> Result<Arc<Record>, Refusal> {
-        if self.ledger.is_forked() {
-            return Err(Refusal::Forked);
-        }
-        let (group, id) = (birth.group, TaskId(self.next_task.fetch_add(1)));
+        let id = TaskId(self.next_task.fetch_add(1));
         let record = Arc::new(Record::new(id, birth, &self.ledger));
-        let mut books = self.books.lock();
-        let accepted = books.admit(group, self.max_tasks);
-        if accepted.is_ok() {
-            books.enter(&record);
+        let mut accepted = self.accept(&record);
+        if let Err(Refusal::ProcessLimit(_)) = accepted {
+            // Threads that are gone count until they are joined, and some of ours were left for the next spawn to join.
+            self.join_all_who_are_gone();
+            accepted = self.accept(&record);
         }
-        drop(books);
         accepted.map(|()| record)
+    }
+
+    fn accept(&self, record: &Arc<Record>) -> Result<(), Refusal> {
+        let mut books = self.books.lock();
+        books.admit(record.group, self.max_tasks)?;
+        books.enter(record);
+        Ok(())
     }
 
     /// Takes back a task whose thread could not be created.
@@ -235,6 +238,8 @@ impl Registry {
         let mut books = self.books.lock();
         books.counts.spawned -= 1;
         let gone = books.leave(record);
+        // A shutdown that has begun meanwhile has called it as well. The caller holds it, so nothing is dropped here.
+        books.muster.retain(|called| called.id != record.id);
         drop(books);
         limits::release_thread();
         self.announce(&gone);
@@ -279,8 +284,12 @@ impl Registry {
     fn let_go(&self, record: &Arc<Record>, thread: JoinHandle<()>) {
         let record = Arc::clone(record);
         drop(self.departed.0.send(Departed { record, thread }));
-        // Looked at after the send: whoever raised the request before it sends the courier himself.
-        if self.departed.1.len() >= LEFT_TO_SPAWNERS || self.request.latch().is_open() {
+        // Looked at after the send: whoever raised the request before it sends the courier himself. Where threads are
+        // scarce, another manager may be waiting for this one.
+        if self.departed.1.len() >= LEFT_TO_SPAWNERS
+            || self.request.latch().is_open()
+            || limits::are_threads_scarce()
+        {
             self.send_to_departed();
         }
     }

@@ -205,6 +205,10 @@ impl TaskBuilder {
         &self,
         spawned_at: &'static Location<'static>,
     ) -> Result<Arc<Record>, (SpawnFailure, Option<Cancelled>)> {
+        // Before anything is locked: what another thread had locked at the moment of the fork stays so for ever.
+        if self.group.registry().ledger.is_forked() {
+            return Err((SpawnFailure::Forked, None));
+        }
         if self.group.registry().panic_hook == PanicHook::Chain {
             panic::install_hook();
         }
@@ -342,7 +346,6 @@ impl From<Refusal> for SpawnFailure {
             Refusal::Limit(limit) => Self::Limit(limit),
             Refusal::Exiting(threads) => Self::Exiting(threads),
             Refusal::ProcessLimit(limit) => Self::ProcessLimit(limit),
-            Refusal::Forked => Self::Forked,
         }
     }
 }
