@@ -11,6 +11,7 @@ mod environment;
 mod logger;
 mod nasty;
 mod outcome;
+mod panics;
 mod preload;
 mod shutdown;
 mod signals;
