@@ -16,5 +16,6 @@ mod preload;
 mod shutdown;
 mod signals;
 mod spawn;
+mod table;
 mod token;
 mod usage;
