@@ -532,6 +532,7 @@ fn lives_long() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn f110_a_long_life_takes_no_more_memory_threads_or_descriptors() {
     let program = child::start("environment::lives_long");
     for part in 0..10 {
@@ -583,6 +584,7 @@ fn has_many_managers() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn f110_managers_that_come_and_go_leave_nothing() {
     let program = child::start("environment::has_many_managers");
     for part in 0..10 {

@@ -36,6 +36,7 @@ use crate::child::program::Program;
 use crate::logger;
 use crate::nasty::{Bomb, Loaded, OnDrop, silence_bombs};
 use crate::preload::{self, Command, ask, assert_played, tell};
+use crate::usage;
 
 // ---- 24: no thread to be had ----
 
@@ -251,6 +252,58 @@ fn starts_threads_that_cannot_be_had() {
 #[test]
 fn f024_whichever_thread_cannot_be_created_the_books_are_clean_and_the_closure_comes_back() {
     preload::play("spawn::starts_threads_that_cannot_be_had");
+}
+
+#[test]
+#[ignore = "a role under the shim"]
+fn cannot_even_be_built() {
+    for k in 1..=2 {
+        for mode in [Command::FailOne, Command::FailFrom] {
+            tell(mode, k);
+            let error = refused(Manager::builder().build());
+            assert!(matches!(error, BuildError::Os(_)), "{error}");
+            tell(mode, k);
+            let report = Manager::builder().run(|_| unreachable!("there is nothing to lend"));
+            assert_eq!(report.exit_code(), 1);
+            assert!(report.to_string().contains("not started"), "{report}");
+            // The first of the two threads is not left waiting for ever.
+            let begin = Instant::now();
+            while usage::house_keepers() > 0 {
+                assert!(begin.elapsed() < HANG, "a thread was left behind");
+                thread::yield_now();
+            }
+        }
+    }
+    // Of several that are started in order, those before are stopped again.
+    tell(Command::LetGo, 0);
+    let manager = manager();
+    let group = manager.group("services");
+    let serves = |ctx: &TaskContext| {
+        ctx.ready();
+        Err(ctx.wait().into())
+    };
+    tell(Command::FailOne, 3);
+    let startup = group
+        .startup(HANG)
+        .then(group.task("first"), serves)
+        .then(group.task("second"), serves);
+    let error = refused(startup.then(group.task("third"), serves).start());
+    assert_eq!(error.task(), "services/third");
+    assert!(
+        matches!(error.failure(), StartFailure::NotSpawned(_)),
+        "{error}"
+    );
+    assert!(manager.tasks().is_empty());
+    assert_eq!(
+        (manager.counts().spawned, manager.counts().cancelled),
+        (2, 2)
+    );
+    assert!(manager.shutdown().expect("a report").is_clean());
+}
+
+#[test]
+fn f024_a_manager_or_a_start_that_gets_no_thread_leaves_none_behind() {
+    preload::play("spawn::cannot_even_be_built");
 }
 
 #[test]
