@@ -111,6 +111,7 @@ pub use policy::error::PolicyError;
 pub use policy::failure::OnFailure;
 pub use policy::permanent::Permanent;
 pub use policy::restart::Restart;
+pub use policy::schedule::{Missed, Schedule};
 #[cfg(not(loom))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
 #[cfg(not(loom))]

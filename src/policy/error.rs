@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::base::time::Duration;
 
-/// Why a [`Backoff`](crate::Backoff), a [`Restart`](crate::Restart) or a `Schedule` is refused: it
+/// Why a [`Backoff`](crate::Backoff), a [`Restart`](crate::Restart) or a [`Schedule`](crate::Schedule) is refused: it
 /// says something that could never happen.
 ///
 /// Its words say what to change.

@@ -18,3 +18,8 @@ pub(crate) mod verdict;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "no task has a policy yet"))]
 pub(crate) mod restart;
+
+pub(crate) mod schedule;
+
+#[cfg_attr(not(test), expect(dead_code, reason = "no task has a policy yet"))]
+pub(crate) mod ticks;
