@@ -106,7 +106,12 @@ pub use crossbeam_channel;
 pub use manager::{
     BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
 };
+pub use policy::backoff::{Backoff, Jitter};
+pub use policy::error::PolicyError;
 pub use policy::failure::OnFailure;
+pub use policy::permanent::Permanent;
+pub use policy::restart::Restart;
+pub use policy::schedule::{Missed, Schedule};
 #[cfg(not(loom))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
 #[cfg(not(loom))]

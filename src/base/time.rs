@@ -55,6 +55,15 @@ impl Deadline {
     }
 }
 
+/// So many nanoseconds; the longest duration there is, if they are more than it holds.
+pub(crate) fn from_nanos(nanos: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    match (u64::try_from(nanos / SECOND), u32::try_from(nanos % SECOND)) {
+        (Ok(seconds), Ok(rest)) => Duration::new(seconds, rest),
+        _ => Duration::MAX,
+    }
+}
+
 /// A duration as a person reads it: `0.4 ms`, `12 ms`, `3.20 s`, `2 min 05 s`.
 pub(crate) fn human(span: Duration) -> String {
     let seconds = span.as_secs_f64();
@@ -91,6 +100,20 @@ mod tests {
     #[test]
     fn a_deadline_of_zero_has_passed() {
         assert!(Deadline::after(Duration::ZERO).has_passed());
+    }
+
+    #[test]
+    fn nanoseconds_make_a_duration_or_the_longest_there_is() {
+        for span in [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_millis(1_999),
+            Duration::MAX,
+        ] {
+            assert_eq!(from_nanos(span.as_nanos()), span);
+        }
+        assert_eq!(from_nanos(Duration::MAX.as_nanos() + 1), Duration::MAX);
+        assert_eq!(from_nanos(u128::MAX), Duration::MAX);
     }
 
     #[test]
