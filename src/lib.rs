@@ -113,9 +113,15 @@ pub use policy::permanent::Permanent;
 pub use policy::restart::Restart;
 pub use policy::schedule::{Missed, Schedule};
 #[cfg(not(loom))]
+pub use run::repeat::{GaveUp, RepeatingTask, Trigger};
+#[cfg(not(loom))]
+pub use run::retry::{Retry, RetryError};
+#[cfg(not(loom))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
 #[cfg(not(loom))]
 pub use run::startup::{StartError, StartFailure, Startup};
+#[cfg(not(loom))]
+pub use run::supervisor::{Child, Strategy, Supervisor};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]

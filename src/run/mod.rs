@@ -3,3 +3,9 @@
 pub(crate) mod scope;
 
 pub(crate) mod startup;
+
+pub(crate) mod repeat;
+
+pub(crate) mod supervisor;
+
+pub(crate) mod retry;

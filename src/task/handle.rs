@@ -233,10 +233,18 @@ impl<T> TaskHandle<T> {
     /// # Errors
     /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::NotYet`] when the time was over.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), ReadyError> {
-        let latches = [
-            self.record.ready_beacon().latch(),
-            self.record.settled().latch(),
-        ];
+        self.wait_ready_or(timeout, None)
+    }
+
+    /// The same, or until the other latch opens.
+    pub(crate) fn wait_ready_or(
+        &self,
+        timeout: Duration,
+        other: Option<&Latch>,
+    ) -> Result<(), ReadyError> {
+        let ready = self.record.ready_beacon().latch();
+        let mut latches = vec![ready, self.record.settled().latch()];
+        latches.extend(other);
         latch::wait_any(&latches, Deadline::after(timeout));
         if self.record.is_ready() {
             return Ok(());
