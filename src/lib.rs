@@ -122,6 +122,8 @@ pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
 pub use run::startup::{StartError, StartFailure, Startup};
 #[cfg(not(loom))]
 pub use run::supervisor::{Child, Strategy, Supervisor};
+#[cfg(not(loom))]
+pub use run::timetable::{Job, Timetable};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]

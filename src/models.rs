@@ -109,7 +109,7 @@ pub fn two_joiners_share_one_value() {
     };
     let joiners = [join(), join()];
     slot.put(Content::Value(7_u8)); // as its thread does, once it has taken the body
-    registry.end(&record, Outcome::Completed, Thread::NotOurs);
+    registry.end(&record, Outcome::Completed, time::now(), Thread::NotOurs);
     record.settle();
     let [first, second] = joiners.map(|joiner| joiner.join().unwrap());
     assert!(
@@ -130,7 +130,7 @@ pub fn completion_against_cancel_is_one_outcome() {
             .token
             .cause()
             .map_or(Outcome::Completed, Outcome::Cancelled);
-        theirs.end(&its, outcome, Thread::NotOurs);
+        theirs.end(&its, outcome, time::now(), Thread::NotOurs);
         its.settle();
     });
     record.token.cancel();
@@ -144,7 +144,7 @@ pub fn completion_against_abandonment_keeps_the_books() {
     let (registry, record) = registered();
     let (theirs, its) = (Arc::clone(&registry), Arc::clone(&record));
     let task = thread::spawn(move || {
-        theirs.end(&its, Outcome::Completed, Thread::NotOurs);
+        theirs.end(&its, Outcome::Completed, time::now(), Thread::NotOurs);
         its.settle();
     });
     let abandoned = record.abandon();

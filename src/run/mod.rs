@@ -6,6 +6,10 @@ pub(crate) mod startup;
 
 pub(crate) mod repeat;
 
+pub(crate) mod hands;
+
 pub(crate) mod supervisor;
+
+pub(crate) mod timetable;
 
 pub(crate) mod retry;

@@ -18,12 +18,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::log::{self, Level};
-use crate::base::sync::{Mutex, Receiver};
+use crate::base::sync::Receiver;
 use crate::base::time::{self, Duration, Instant, human};
-use crate::base::unwind;
 use crate::policy::random::Random;
 use crate::policy::restart::{History, Restart};
 use crate::policy::verdict::{RunEnd, Verdict};
+use crate::run::hands::Shelf;
 use crate::run::repeat::GaveUp;
 use crate::run::startup::StartError;
 use crate::status::outcome::Outcome;
@@ -31,7 +31,7 @@ use crate::status::state::{TaskEnd, TaskId};
 use crate::task::context::{BoxError, TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
-use crate::task::spawner::TaskBuilder;
+use crate::task::spawner::{SpawnFailure, TaskBuilder};
 
 /// How long a child may take to stop before the supervisor gives up, if it has no grace of its own.
 const GRACE: Duration = Duration::from_secs(5);
@@ -156,8 +156,6 @@ impl TaskBuilder {
     }
 }
 
-type ChildBody = Box<dyn FnMut(&TaskContext) -> TaskResult + Send>;
-
 /// A task of a [`Supervisor`], and when it is to run again.
 #[must_use = "a child does nothing without its supervisor"]
 pub struct Child {
@@ -165,8 +163,7 @@ pub struct Child {
     kind: Kind,
     grace: Duration,
     ready_within: Option<Duration>,
-    /// In the hands of its task while that lives.
-    body: Arc<Mutex<Option<ChildBody>>>,
+    body: Shelf,
 }
 
 /// When a child is to run again: Erlang's restart types.
@@ -183,13 +180,12 @@ impl Child {
         name: impl Into<String>,
         body: impl FnMut(&TaskContext) -> TaskResult + Send + 'static,
     ) -> Self {
-        let body: ChildBody = Box::new(body);
         Self {
             name: name.into(),
             kind: Kind::Transient,
             grace: GRACE,
             ready_within: None,
-            body: Arc::new(Mutex::new(Some(body))),
+            body: Shelf::new(body),
         }
     }
 
@@ -412,14 +408,18 @@ impl<'a> Nursery<'a> {
             return Ok(());
         }
         let child = place.child;
-        let cell = Arc::clone(&child.body);
+        let body = child.body.clone();
         let task = place
             .group
             .task(&child.name)
             .counts_for_readiness(child.readiness());
         place.began = time::now();
-        let started = task.spawn(move |ctx: &TaskContext| InHands::of(&cell).run(ctx));
-        let handle = started.map_err(|error| NotStarted::Failed(index, error.into()))?;
+        let started = task.spawn(move |ctx| body.run(ctx));
+        let handle = started.map_err(|error| match error.failure() {
+            // The stop of the children comes before the supervisor's own.
+            SpawnFailure::Stopping => NotStarted::Fatal(ctx.wait().into()),
+            _ => NotStarted::Failed(index, error.into()),
+        })?;
         if let Some(timeout) = child.ready_within {
             let stop = ctx.token().node().beacon().latch();
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
@@ -479,35 +479,6 @@ impl NotStarted {
 
 fn end_of(end: &TaskEnd) -> String {
     format!("`{}` {}", end.name, end.outcome)
-}
-
-/// The body of a child in the hands of its task; put back when that is over, by a panic too.
-struct InHands<'a> {
-    body: Option<ChildBody>,
-    cell: &'a Mutex<Option<ChildBody>>,
-}
-
-impl<'a> InHands<'a> {
-    fn of(cell: &'a Mutex<Option<ChildBody>>) -> Self {
-        Self {
-            body: cell.lock().take(),
-            cell,
-        }
-    }
-
-    fn run(mut self, ctx: &TaskContext) -> TaskResult {
-        match &mut self.body {
-            Some(body) => body(ctx),
-            None => unreachable!("a child has one live task at a time"),
-        }
-    }
-}
-
-impl Drop for InHands<'_> {
-    fn drop(&mut self) {
-        let before = std::mem::replace(&mut *self.cell.lock(), self.body.take());
-        unwind::discard(before);
-    }
 }
 
 /// A child did not stop within its grace, so it could not be started again.

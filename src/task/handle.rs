@@ -286,6 +286,16 @@ impl<T> TaskHandle<T> {
         self.take_result()
     }
 
+    /// The outcome, without having read it.
+    pub(crate) fn peek_outcome(&self) -> Option<Outcome> {
+        self.record.outcome()
+    }
+
+    /// The error of a task that failed, without having read it.
+    pub(crate) fn peek_error(&self) -> Option<SharedError> {
+        self.slot.error()
+    }
+
     /// Waits for the end without looking at what it was.
     pub(crate) fn wait_end(&self, timeout: Duration) -> bool {
         self.record

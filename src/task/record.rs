@@ -275,9 +275,9 @@ impl Record {
     }
 
     /// The body is over. The registry then closes its books and lets the joiners go ([`Record::settle`]).
-    pub(crate) fn end(&self, outcome: Outcome) -> End {
+    pub(crate) fn end(&self, outcome: Outcome, at: Instant) -> End {
         let failure = outcome.is_failure();
-        let ended_at = Some(time::now());
+        let ended_at = Some(at);
         let mut life = self.life.lock();
         let end = life.phase.end();
         let before = life.outcome.replace(outcome);

@@ -241,9 +241,9 @@ impl Registry {
     }
 
     /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
-    pub(crate) fn end(&self, record: &Arc<Record>, outcome: Outcome, thread: Thread) {
+    pub(crate) fn end(&self, record: &Arc<Record>, outcome: Outcome, at: Instant, thread: Thread) {
         let counted = outcome.clone();
-        let end = record.end(outcome);
+        let end = record.end(outcome, at);
         let mut books = self.books.lock();
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);

@@ -10,4 +10,5 @@ mod scopes;
 mod sections;
 mod spine;
 mod supervising;
+mod timetables;
 mod unblocking;
