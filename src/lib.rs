@@ -112,6 +112,8 @@ pub use policy::failure::OnFailure;
 pub use policy::permanent::Permanent;
 pub use policy::restart::Restart;
 pub use policy::schedule::{Missed, Schedule};
+#[cfg(all(feature = "calendar", not(loom)))]
+pub use run::calendar::{Calendar, CalendarError};
 #[cfg(not(loom))]
 pub use run::repeat::{GaveUp, RepeatingTask, Trigger};
 #[cfg(not(loom))]

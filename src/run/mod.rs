@@ -4,6 +4,9 @@ pub(crate) mod scope;
 
 pub(crate) mod startup;
 
+#[cfg(feature = "calendar")]
+pub(crate) mod calendar;
+
 pub(crate) mod repeat;
 
 pub(crate) mod hands;

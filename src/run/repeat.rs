@@ -19,6 +19,8 @@ use crate::policy::restart::{History, Restart};
 use crate::policy::schedule::Schedule;
 use crate::policy::ticks::{Next, Ticks};
 use crate::policy::verdict::{Again, RunEnd, Verdict};
+#[cfg(feature = "calendar")]
+use crate::run::calendar::{Calendar, Page};
 use crate::status::outcome::Failure;
 use crate::status::panic::Panic;
 use crate::task::context::{BoxError, TaskBody, TaskContext, TaskResult};
@@ -95,6 +97,30 @@ impl TaskBuilder {
     }
 }
 
+/// # By the calendar
+#[cfg(feature = "calendar")]
+impl TaskBuilder {
+    /// Runs the task's body at the moments of a [`Calendar`], which goes by the wall clock; for the rest like
+    /// [`schedule`](Self::schedule).
+    ///
+    /// ```
+    /// use taskmuster::{Calendar, Manager};
+    ///
+    /// let report = Manager::builder().run(|manager| {
+    ///     let nightly = Calendar::parse("0 3 * * *")?;
+    ///     manager.task("compact").calendar(nightly).spawn(|_| Ok(println!("compacting")))?;
+    ///     Ok(())
+    /// });
+    /// assert!(report.is_clean());
+    /// ```
+    pub fn calendar(self, calendar: Calendar) -> RepeatingTask {
+        RepeatingTask {
+            calendar: Some(calendar),
+            ..RepeatingTask::new(self)
+        }
+    }
+}
+
 /// A task whose body may run more than once; made by [`TaskBuilder::restart`], [`every`](TaskBuilder::every) and
 /// [`schedule`](TaskBuilder::schedule).
 #[derive(Clone, Debug)]
@@ -103,6 +129,8 @@ pub struct RepeatingTask {
     task: TaskBuilder,
     restart: Option<Restart>,
     schedule: Option<Schedule>,
+    #[cfg(feature = "calendar")]
+    calendar: Option<Calendar>,
     trigger: Option<Trigger>,
     tick_timeout: Option<Duration>,
 }
@@ -113,6 +141,8 @@ impl RepeatingTask {
             task,
             restart: None,
             schedule: None,
+            #[cfg(feature = "calendar")]
+            calendar: None,
             trigger: None,
             tick_timeout: None,
         }
@@ -173,6 +203,11 @@ impl RepeatingTask {
             history: History::new(),
             random: Random::from_entropy(),
         };
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar {
+            let runs = runs(self.restart.unwrap_or_else(goes_on));
+            return Box::new(|ctx| runs.by_calendar(ctx, calendar));
+        }
         match self.schedule {
             None => {
                 let runs = runs(self.restart.unwrap_or_default());
@@ -310,6 +345,27 @@ impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
             }
         }
         last.ok_or_else(|| "no tick of the schedule has completed".into())
+    }
+
+    /// One tick after the other until there is none to come or the policy ends it.
+    #[cfg(feature = "calendar")]
+    fn by_calendar(mut self, ctx: &TaskContext, calendar: Calendar) -> TaskResult<T> {
+        let (mut page, mut last) = (Page::new(calendar), None);
+        while let Some(missed) = page.wait(ctx)? {
+            let (run, ran) = self.run(ctx);
+            ctx.record().count_tick(missed);
+            match run {
+                Run::Completed(value) => {
+                    let before = last.replace(value);
+                    unwind::discard(before);
+                }
+                failed => match self.judge(ctx, failed, ran) {
+                    Then::End(result) => return result,
+                    Then::After(delay) => ctx.sleep(delay)?,
+                },
+            }
+        }
+        last.ok_or_else(|| "no tick of the calendar has completed".into())
     }
 
     fn run(&mut self, ctx: &TaskContext) -> (Run<T>, Duration) {

@@ -427,3 +427,25 @@ fn two_hundred_schedules_end_with_the_shutdown() {
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.counts().cancelled, 200);
 }
+
+#[test]
+#[cfg(feature = "calendar")]
+fn a_calendar_ticks_at_its_moments_and_hears_the_stop() {
+    let manager = manager();
+    let every_second = taskmuster::Calendar::parse("* * * * * *").expect("a pattern");
+    let mut tick = 0;
+    let task = manager
+        .task("calendar")
+        .calendar(every_second)
+        .spawn::<()>(move |_| {
+            tick += 1;
+            if tick == 1 {
+                Err("the first".into())
+            } else {
+                Ok(())
+            }
+        });
+    let task = task.expect("spawned");
+    until_ticks(&task, 2);
+    assert!(matches!(task.stop(HANG), Err(JoinError::Cancelled { .. })));
+}
