@@ -10,6 +10,7 @@
 //!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
+//! - Child processes (feature `process`) belong to a task and end with it: `TaskContext::run`, `spawn_child`.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
 //!
 //! ```
@@ -75,6 +76,9 @@ mod policy;
 
 mod task;
 
+#[cfg(all(feature = "process", not(loom)))]
+mod process;
+
 mod shutdown;
 
 mod manager;
@@ -97,6 +101,12 @@ pub use manager::{
     BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
 };
 pub use policy::failure::OnFailure;
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::child::ChildProcess;
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::output::{ExitError, ProcessOutput};
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::run_error::RunError;
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
 #[cfg(all(feature = "signals", not(loom)))]
