@@ -10,6 +10,7 @@
 //!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
+//! - Child processes (feature `process`) belong to a task and end with it: `TaskContext::run`, `spawn_child`.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
 //!
 //! ```
@@ -82,6 +83,9 @@ mod policy;
 
 mod task;
 
+#[cfg(all(feature = "process", not(loom)))]
+mod process;
+
 #[cfg(not(loom))]
 mod run;
 
@@ -112,6 +116,12 @@ pub use policy::failure::OnFailure;
 pub use policy::permanent::Permanent;
 pub use policy::restart::Restart;
 pub use policy::schedule::{Missed, Schedule};
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::child::ChildProcess;
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::output::{ExitError, ProcessOutput};
+#[cfg(all(feature = "process", not(loom)))]
+pub use process::run_error::RunError;
 #[cfg(all(feature = "calendar", not(loom)))]
 pub use run::calendar::{Calendar, CalendarError};
 #[cfg(not(loom))]

@@ -51,10 +51,10 @@ impl Callback {
         };
         if !unwind::contain(work) {
             let at = self.registered_at;
-            let place = format_args!("{}:{}", at.file(), at.line());
+            let (file, line) = (at.file(), at.line());
             log::say(
                 Level::Error,
-                format_args!("the callback registered at {place} panicked"),
+                format_args!("the callback registered at {file}:{line} panicked"),
             );
         }
         *self.state.lock() = State::Over;

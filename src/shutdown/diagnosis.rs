@@ -55,6 +55,9 @@ pub struct InSection {
 /// How the wait for another task begins.
 pub(crate) const END_OF: &str = "the end of ";
 
+/// How the wait for a child process begins; it describes itself (process/leash.rs).
+const CHILD: &str = "the child process ";
+
 /// How far a task that did not stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -198,6 +201,9 @@ impl fmt::Display for Diagnosis {
                 "a shielded wait does not hear the stop"
             } else if wait.starts_with(END_OF) {
                 "that one does not stop either"
+            } else if wait.starts_with(CHILD) {
+                "SIGKILL comes when its grace is over, shortly before the deadline at the latest, and then only the \
+                 kernel can delay its end"
             } else {
                 "its stop should have ended that, so the machine is overloaded"
             };
@@ -239,7 +245,7 @@ fn unblock(call: &str) -> &'static str {
         }
         "nanosleep" | "clock_nanosleep" => "sleep with `ctx.sleep` instead",
         "wait4" | "waitid" => {
-            "poll the child with `try_wait` between `ctx.sleep`s, and kill it on cancel"
+            "run the child process with `ctx.run` or `ctx.spawn_child` instead, which hear the stop"
         }
         "accept" | "accept4" | "connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" => {
             "give the socket a timeout and a checkpoint between tries, or shut it down from another task that waits \

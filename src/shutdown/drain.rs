@@ -21,7 +21,8 @@
 //! 2. Hurried, or past the deadline, all groups are asked in one step, whatever is still being made.
 //! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over. A
 //!    task in foreign code that has lasted for longer than it may is not waited for.
-//! 4. Shortly before the deadline stragglers are diagnosed, at the deadline abandoned.
+//! 4. Shortly before the deadline the wards of those who were asked are ended (record.rs: what must not outlive its task,
+//!    so that it can still end in time); then stragglers are diagnosed, at the deadline abandoned.
 //! 5. Else, if nobody was asked in this turn, the warden sleeps until the bell rings or something falls due. Whoever
 //!    empties a group or the books rings.
 //!
@@ -60,6 +61,10 @@ const HURRY: Duration = Duration::from_millis(200);
 
 /// How long before the deadline stragglers are diagnosed: enough for [`DETAILED`] threads at 150 µs.
 const DIAGNOSIS: Duration = Duration::from_millis(25);
+
+/// How long before the deadline the last call for wards is: a tenth of the time, but at least and at most so long. Enough
+/// for a child process to be killed and reaped, and half of what a hurry leaves.
+const LAST_CALL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How many stragglers are looked up in the kernel; the others get their last checkpoint, which is free.
 const DETAILED: usize = 64;
@@ -252,6 +257,10 @@ impl<'a> Drain<'a> {
             if self.is_time_to_diagnose() {
                 self.diagnose();
             }
+            // Behind the diagnosis: where there is no time for both, it tells what was before.
+            if self.is_past_last_call() {
+                self.end_wards();
+            }
             if self.deadline.has_passed() {
                 break;
             }
@@ -425,7 +434,9 @@ impl<'a> Drain<'a> {
             .current
             .filter(|_| !self.all_asked)
             .map_or(Deadline::NEVER, |(_, share)| share);
-        let diagnosis = if self.diagnoses.is_none() {
+        let end = if !self.is_past_last_call() {
+            self.last_call()
+        } else if self.diagnoses.is_none() {
             self.deadline.minus(DIAGNOSIS)
         } else {
             self.deadline
@@ -444,7 +455,7 @@ impl<'a> Drain<'a> {
             self.next_sample,
             self.next_news,
             self.next_let_go(),
-            diagnosis,
+            end,
             joins,
         ]
         .into_iter()
@@ -535,6 +546,28 @@ impl<'a> Drain<'a> {
         self.diagnoses.is_none() && self.deadline.minus(DIAGNOSIS).has_passed()
     }
 
+    fn last_call(&self) -> Deadline {
+        let (least, most) = LAST_CALL;
+        let whole = match (self.demand.hurried_at, self.deadline.instant()) {
+            (None, Some(deadline)) => deadline.saturating_duration_since(self.demand.since),
+            _ => HURRY,
+        };
+        self.deadline.minus((whole / 10).clamp(least, most))
+    }
+
+    fn is_past_last_call(&self) -> bool {
+        self.last_call().has_passed()
+    }
+
+    /// Ends the wards of those who were asked: who was not yet does not know that it is to stop.
+    fn end_wards(&self) {
+        for record in self.registry.live() {
+            if self.watched.contains_key(&record.id) {
+                record.end_wards();
+            }
+        }
+    }
+
     fn diagnose(&mut self) {
         self.sample();
         let (live, exiting) = (self.registry.live(), self.registry.exiting());
@@ -616,6 +649,7 @@ impl<'a> Drain<'a> {
         let mut known = self.diagnoses.take().unwrap_or_default();
         for record in self.registry.live() {
             let is_straggler = record.abandon();
+            record.end_wards();
             if is_straggler && !known.contains_key(&record.id) {
                 known.insert(record.id, self.diagnose_one(&record, false));
             }

@@ -68,6 +68,10 @@ impl ShutdownRequest {
         self.answered.open();
     }
 
+    #[cfg_attr(
+        any(loom, not(feature = "signals")),
+        expect(dead_code, reason = "only a signal can come too late")
+    )]
     pub(crate) fn is_closed(&self) -> bool {
         self.answered.is_open()
     }

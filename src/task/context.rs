@@ -15,7 +15,7 @@ use crate::cancel::token::CancellationToken;
 use crate::cancel::wait::{RecvError, SendError};
 use crate::status::state::TaskId;
 use crate::task::group::Group;
-use crate::task::record::Record;
+use crate::task::record::{Awaited, Record};
 
 /// Any error a task may end with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -396,9 +396,40 @@ impl TaskContext {
         }
     }
 
+    /// Says that the task waits for something that describes itself, until the guard goes.
+    #[cfg_attr(
+        any(loom, not(feature = "process")),
+        expect(dead_code, reason = "only child processes describe themselves")
+    )]
+    pub(crate) fn awaiting(&self, what: Arc<dyn Awaited>) -> Awaiting<'_> {
+        // First what, then that: whoever sees the wait finds its description.
+        let before = self.record.change_awaited(Some(what));
+        let is_first = before.is_none();
+        Awaiting {
+            record: &self.record,
+            before,
+            _waiting: is_first.then(|| self.record.pulse.waits_for(Wait::Other)),
+        }
+    }
+
     fn begin_wait(&self, place: &'static Location<'static>, what: Wait) -> Waiting<'_> {
         self.record.pulse.beat(place);
         self.record.pulse.waits_for(what)
+    }
+}
+
+/// Until it is dropped the books say what the task waits for; then again what they said before.
+#[derive(Debug)]
+pub(crate) struct Awaiting<'a> {
+    record: &'a Record,
+    before: Option<Arc<dyn Awaited>>,
+    /// The outermost one's: its end is the end of all waiting.
+    _waiting: Option<Waiting<'a>>,
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        drop(self.record.change_awaited(self.before.take()));
     }
 }
 

@@ -161,6 +161,10 @@ struct Doing {
     section: Option<Arc<Section>>,
     /// What it waits for, if that can be described.
     awaits: Option<Arc<dyn Awaited>>,
+    /// What must not outlive it.
+    wards: Vec<Arc<dyn Ward>>,
+    /// The last moment for its wards has come: it gets no new ones.
+    is_past_last_call: bool,
 }
 
 /// A stretch of a task with rules of its own.
@@ -188,6 +192,12 @@ pub enum SectionKind {
 pub(crate) trait Awaited: fmt::Debug + Send + Sync {
     /// To follow "waits for".
     fn describe(&self) -> String;
+}
+
+/// Something outside of this process that a task has and that must not outlive it: a child process.
+pub(crate) trait Ward: fmt::Debug + Send + Sync {
+    /// The program is about to end without having waited for it any longer. Must not block.
+    fn end_now(&self);
 }
 
 /// How a task stands at one moment.
@@ -342,7 +352,6 @@ impl Record {
     }
 
     /// Says what the task waits for; gives what it waited for before.
-    #[expect(dead_code, reason = "locks come next")]
     pub(crate) fn change_awaited(
         &self,
         awaited: Option<Arc<dyn Awaited>>,
@@ -352,6 +361,45 @@ impl Record {
 
     pub(crate) fn awaited(&self) -> Option<Arc<dyn Awaited>> {
         self.rare.get()?.doing.lock().awaits.clone()
+    }
+
+    /// Puts a ward in the task's charge; `false` if it is too late for that.
+    #[cfg_attr(
+        any(loom, not(feature = "process")),
+        expect(dead_code, reason = "only child processes are wards")
+    )]
+    #[must_use = "what nobody is in charge of is to be ended"]
+    pub(crate) fn take_charge_of(&self, ward: Arc<dyn Ward>) -> bool {
+        let mut doing = self.rare().doing.lock();
+        let in_time = !doing.is_past_last_call;
+        if in_time {
+            doing.wards.push(ward);
+        }
+        in_time
+    }
+
+    /// The ward has ended.
+    #[cfg_attr(
+        any(loom, not(feature = "process")),
+        expect(dead_code, reason = "only child processes are wards")
+    )]
+    pub(crate) fn discharge(&self, ward: &Arc<dyn Ward>) {
+        let mut doing = self.rare().doing.lock();
+        let place = doing.wards.iter().position(|it| Arc::ptr_eq(it, ward));
+        let gone = place.map(|place| doing.wards.swap_remove(place));
+        drop(doing);
+        drop(gone);
+    }
+
+    /// Ends what must not outlive the task. Does not block.
+    pub(crate) fn end_wards(&self) {
+        let mut doing = self.rare().doing.lock();
+        doing.is_past_last_call = true;
+        let wards = std::mem::take(&mut doing.wards);
+        drop(doing);
+        for ward in wards {
+            ward.end_now();
+        }
     }
 
     /// Until when a stop waits for the foreign code the task is in, if it is in some.

@@ -4,6 +4,8 @@ mod cancelling;
 mod draining;
 mod gathering;
 mod hostile;
+#[cfg(all(unix, feature = "process"))]
+mod process;
 mod readiness;
 mod repeating;
 mod scopes;
