@@ -7,7 +7,32 @@ pub(crate) use std::time::{Duration, Instant};
 
 /// The present moment on the monotonic clock.
 pub(crate) fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(moment) = clock::virtual_now() {
+        return moment;
+    }
     Instant::now()
+}
+
+/// A clock that a test sets, for its own thread.
+#[cfg(test)]
+pub(crate) mod clock {
+    use std::cell::Cell;
+
+    use crate::base::time::Instant;
+
+    thread_local! {
+        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn virtual_now() -> Option<Instant> {
+        NOW.try_with(Cell::get).ok().flatten()
+    }
+
+    /// Sets the clock of this thread; `None` lets it follow the real one again.
+    pub(crate) fn set(moment: Option<Instant>) {
+        NOW.set(moment);
+    }
 }
 
 /// A moment by which something must have happened, or never.

@@ -169,8 +169,19 @@ pub(crate) struct Body {
     pub(crate) over: Latch,
 }
 
+/// What follows a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Turn {
+    /// All have stopped, or the time is over.
+    Over,
+    /// There may be more that is due.
+    Again,
+    /// Nothing is due before this moment, unless somebody rings.
+    Sleep(Deadline),
+}
+
 /// One shutdown.
-struct Drain<'a> {
+pub(crate) struct Drain<'a> {
     registry: &'a Arc<Registry>,
     courier: &'a Courier,
     demand: Demand,
@@ -208,7 +219,7 @@ struct Watched {
 }
 
 impl<'a> Drain<'a> {
-    fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
+    pub(crate) fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
         registry.call_muster();
         registry.send_to_departed();
         let drain = Self {
@@ -216,7 +227,7 @@ impl<'a> Drain<'a> {
             courier,
             deadline: demand.deadline,
             stage: Stage::LameDuck {
-                until: before_stop(registry.phases.lame_duck, demand.deadline),
+                until: Deadline::after(registry.phases.lame_duck),
             },
             demand,
             current: None,
@@ -248,28 +259,40 @@ impl<'a> Drain<'a> {
 
     fn run(mut self) -> ShutdownReport {
         loop {
-            self.hear_request();
-            self.advance();
-            let has_asked = self.ask_who_is_due();
-            if self.is_over() {
-                break;
-            }
-            if self.is_time_to_diagnose() {
-                self.diagnose();
-            }
-            // Behind the diagnosis: where there is no time for both, it tells what was before.
-            if self.is_past_last_call() {
-                self.end_wards();
-            }
-            if self.deadline.has_passed() {
-                break;
-            }
-            self.observe();
-            if !has_asked {
-                self.registry.request.bell().wait_until(self.next_turn());
+            match self.turn() {
+                Turn::Over => return self.conclude(),
+                Turn::Again => {}
+                Turn::Sleep(until) => {
+                    self.registry.request.bell().wait_until(until);
+                }
             }
         }
-        self.conclude()
+    }
+
+    /// Does what is due now.
+    pub(crate) fn turn(&mut self) -> Turn {
+        self.hear_request();
+        self.advance();
+        let has_asked = self.ask_who_is_due();
+        if self.is_over() {
+            return Turn::Over;
+        }
+        if self.is_time_to_diagnose() {
+            self.diagnose();
+        }
+        // Behind the diagnosis: where there is no time for both, it tells what was before.
+        if self.is_past_last_call() {
+            self.end_wards();
+        }
+        if self.deadline.has_passed() {
+            return Turn::Over;
+        }
+        self.observe();
+        if has_asked {
+            Turn::Again
+        } else {
+            Turn::Sleep(self.next_turn())
+        }
     }
 
     /// The request as it stands now: the deadline may have come nearer.
@@ -294,11 +317,12 @@ impl<'a> Drain<'a> {
 
     /// Goes on to the next stage, if its time has come (0).
     fn advance(&mut self) {
-        let is_short = self.is_urgent() || self.registry.counts().live == 0;
+        let is_short =
+            self.is_urgent() || self.latest_stop().has_passed() || self.registry.counts().live == 0;
         if let Stage::LameDuck { until } = self.stage {
             if is_short || until.has_passed() {
                 self.registry.request.begin_to_drain();
-                let until = before_stop(self.registry.phases.drain, self.deadline);
+                let until = Deadline::after(self.registry.phases.drain);
                 self.stage = Stage::Draining { until };
                 self.announce_drain();
             }
@@ -308,6 +332,14 @@ impl<'a> Drain<'a> {
                 self.stage = Stage::Stopping;
             }
         }
+    }
+
+    /// When the stop begins at the latest, whatever comes before it: a deadline that came nearer counts as well.
+    fn latest_stop(&self) -> Deadline {
+        let whole = self.deadline.instant().map_or(Duration::ZERO, |deadline| {
+            deadline.saturating_duration_since(self.demand.since)
+        });
+        self.deadline.minus(whole / KEPT_FOR_STOP)
     }
 
     fn announce_drain(&self) {
@@ -447,7 +479,9 @@ impl<'a> Drain<'a> {
             Deadline::NEVER
         };
         let stage = match self.stage {
-            Stage::LameDuck { until } | Stage::Draining { until } => until,
+            Stage::LameDuck { until } | Stage::Draining { until } => {
+                until.earlier(self.latest_stop())
+            }
             Stage::Stopping => Deadline::NEVER,
         };
         [
@@ -645,7 +679,7 @@ impl<'a> Drain<'a> {
     }
 
     /// Abandons who is left and writes the report (4).
-    fn conclude(mut self) -> ShutdownReport {
+    pub(crate) fn conclude(mut self) -> ShutdownReport {
         let mut known = self.diagnoses.take().unwrap_or_default();
         for record in self.registry.live() {
             let is_straggler = record.abandon();
@@ -734,14 +768,6 @@ impl<'a> Drain<'a> {
             .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
         self.courier.flush(PATIENCE, Deadline::after(limit));
     }
-}
-
-/// `span` from now, but so that some time is left for the stop.
-fn before_stop(span: Duration, deadline: Deadline) -> Deadline {
-    let most = deadline.remaining().map_or(Duration::MAX, |left| {
-        left / KEPT_FOR_STOP * (KEPT_FOR_STOP - 1)
-    });
-    Deadline::after(span.min(most))
 }
 
 /// Whether a stop does not wait for the task any more, because it is in foreign code for too long.

@@ -12,3 +12,6 @@ pub(crate) mod report;
 pub(crate) mod signal;
 
 pub(crate) mod drain;
+
+#[cfg(all(test, not(loom)))]
+mod drain_model;

@@ -575,6 +575,16 @@ impl Registry {
         self.books.lock().groups_to_ask
     }
 
+    /// Whether the stop of a group that is in the books has begun.
+    #[cfg(test)]
+    pub(crate) fn was_asked(&self, id: GroupId) -> bool {
+        let books = self.books.lock();
+        books
+            .groups
+            .get(&id)
+            .is_some_and(|entry| entry.asked.is_some())
+    }
+
     /// How many tasks of a group have not ended.
     pub(crate) fn live_in(&self, id: GroupId) -> usize {
         self.books
