@@ -196,7 +196,7 @@ pub fn an_alarm_rings_or_was_moved() {
     let now = time::now();
     let later = now + Duration::from_secs(1);
     let timer = Arc::new(Timer::new());
-    let alarm = timer.set(Some(now), 7_u8, || Ok(())).unwrap();
+    let alarm = timer.set(Some(now), || 7_u8, || Ok(())).unwrap();
     let theirs = Arc::clone(&timer);
     let thread = thread::spawn(move || theirs.due(now).0.len());
     let moved = timer.move_to(alarm, Some(later));
@@ -216,7 +216,7 @@ pub fn an_alarm_rings_or_was_moved() {
 pub fn an_alarm_is_taken_back_by_one_of_two_or_rings() {
     let now = time::now();
     let timer = Arc::new(Timer::new());
-    let alarm = timer.set(Some(now), 7_u8, || Ok(())).unwrap();
+    let alarm = timer.set(Some(now), || 7_u8, || Ok(())).unwrap();
     let (theirs, others) = (Arc::clone(&timer), Arc::clone(&timer));
     let thread = thread::spawn(move || theirs.due(now).0.len());
     let other = thread::spawn(move || usize::from(others.take_back(alarm).is_some()));

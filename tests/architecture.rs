@@ -117,6 +117,7 @@ fn sources_of_this_crate() -> Vec<Source> {
     let mut sources = Vec::new();
     collect(Path::new(env!("CARGO_MANIFEST_DIR")), "src", &mut sources);
     sources.sort_by(|a, b| a.path.cmp(&b.path));
+    set_test_files_apart(&mut sources);
     assert!(
         sources.iter().any(|source| source.path == "src/lib.rs"),
         "these are not the sources of a crate"
@@ -385,6 +386,23 @@ impl Source {
     /// Every path in the code outside tests, imports spelled out.
     fn paths(&self) -> Vec<CodePath> {
         paths_in(&self.code)
+    }
+}
+
+/// A file that its parent declares for tests only has no other code.
+fn set_test_files_apart(sources: &mut [Source]) {
+    let mut declared_for_tests = Vec::new();
+    for source in sources.iter() {
+        let real = declared_modules(&source.code);
+        let all = declared_modules(&source.code_with_tests);
+        for child in all.into_iter().filter(|child| !real.contains(child)) {
+            declared_for_tests.push([source.module.as_slice(), &[child]].concat());
+        }
+    }
+    for source in sources {
+        if declared_for_tests.contains(&source.module) {
+            source.code.clear();
+        }
     }
 }
 
@@ -995,6 +1013,25 @@ mod rules_can_fail {
             &behind,
             &["src/task.rs:7: `super::x`"],
         );
+    }
+
+    #[test]
+    fn a_file_that_is_declared_for_tests_only_may_import_anything() {
+        let model = "//! A model.\nuse crate::manager::f;\n";
+        for (declaration, breaches) in [("#[cfg(test)]\nmod model;\n", 0), ("mod model;\n", 1)] {
+            let mut sources = crate_with("src/base/model.rs", model);
+            let root = sources
+                .iter_mut()
+                .find(|source| source.path == "src/base/mod.rs");
+            let root = root.expect("the sample crate has it");
+            *root = Source::new("src/base/mod.rs", &format!("{BASE}{declaration}"));
+            set_test_files_apart(&mut sources);
+            assert_eq!(
+                imports_that_go_up(&sources).len(),
+                breaches,
+                "{declaration}"
+            );
+        }
     }
 
     #[test]

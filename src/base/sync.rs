@@ -12,7 +12,6 @@ pub(crate) use crossbeam_channel::{
 };
 
 /// For what belongs to the whole process and outlives a model: loom does not see it.
-pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use std::sync::atomic::AtomicUsize as StaticCounter;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;

@@ -35,6 +35,16 @@ pub(crate) mod clock {
     }
 }
 
+/// Has the calling thread woken on time: Linux lets a sleeper sleep 50 µs too long, to wake several at once.
+///
+/// For a thread that others rely on for their time; `false` where the kernel knows nothing of it.
+pub(crate) fn be_punctual() -> bool {
+    #[cfg(all(target_os = "linux", not(loom)))]
+    return nix::sys::prctl::set_timerslack(1).is_ok();
+    #[cfg(not(all(target_os = "linux", not(loom))))]
+    return false;
+}
+
 /// A moment by which something must have happened, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline(Option<Instant>);
@@ -89,6 +99,41 @@ pub(crate) fn from_nanos(nanos: u128) -> Duration {
     }
 }
 
+/// Moments as whole numbers, for where they are compared all the time: nanoseconds, with one moment as the middle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale(Instant);
+
+impl Scale {
+    const MIDDLE: u64 = 1 << 63;
+
+    /// Any moment will do that is within 292 years of those to come.
+    pub(crate) fn around(middle: Instant) -> Self {
+        Self(middle)
+    }
+
+    pub(crate) fn tick(self, moment: Instant) -> u64 {
+        let nanoseconds = |span: Duration| {
+            let whole = span.as_secs().saturating_mul(1_000_000_000);
+            whole.saturating_add(u64::from(span.subsec_nanos()))
+        };
+        match moment.checked_duration_since(self.0) {
+            Some(after) => Self::MIDDLE.saturating_add(nanoseconds(after)),
+            None => Self::MIDDLE.saturating_sub(nanoseconds(self.0.duration_since(moment))),
+        }
+    }
+
+    /// The moment of a tick; of one that is further away than the clock can say, the middle.
+    pub(crate) fn moment(self, tick: u64) -> Instant {
+        let moment = match tick.checked_sub(Self::MIDDLE) {
+            Some(after) => self.0.checked_add(Duration::from_nanos(after)),
+            None => self
+                .0
+                .checked_sub(Duration::from_nanos(Self::MIDDLE - tick)),
+        };
+        moment.unwrap_or(self.0)
+    }
+}
+
 /// A duration as a person reads it: `0.4 ms`, `12 ms`, `3.20 s`, `2 min 05 s`.
 pub(crate) fn human(span: Duration) -> String {
     let seconds = span.as_secs_f64();
@@ -139,6 +184,18 @@ mod tests {
         }
         assert_eq!(from_nanos(Duration::MAX.as_nanos() + 1), Duration::MAX);
         assert_eq!(from_nanos(u128::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn ticks_are_ordered_like_their_moments_and_lead_back_to_them() {
+        let early = now();
+        let middle = early + Duration::from_secs(1);
+        let scale = Scale::around(middle);
+        let moments = [0, 999_999_999, 1_000_000_000, 1_000_000_001, 5_000_000_000]
+            .map(|offset| early + Duration::from_nanos(offset));
+        let ticks = moments.map(|moment| scale.tick(moment));
+        assert!(ticks.is_sorted_by(|earlier, later| earlier < later));
+        assert_eq!(ticks.map(|tick| scale.moment(tick)), moments);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::base::latch::Latch;
 use crate::base::log::{self, Level};
 use crate::base::sync::{self, Mutex};
 use crate::base::time::{self, Deadline, Duration, Instant, human};
+use crate::cancel::callback::Callback;
 use crate::cancel::timer::{self, Alarm, Fuse, Ring};
 use crate::process::system;
 use crate::task::record::{Awaited, Ward};
@@ -153,7 +154,7 @@ impl Leash {
 
     fn set_alarm(self: &Arc<Self>, kill_at: Deadline) {
         let Some(at) = kill_at.instant() else { return };
-        let fuse = Fuse {
+        let fuse = || Fuse {
             target: Arc::clone(self) as Arc<dyn Ring>,
             set_at: self.spawned_at,
             set_by: None,
@@ -305,12 +306,17 @@ impl Hold {
 
 /// The grace is over, unless it was made longer since.
 impl Ring for Leash {
-    fn ring(self: Arc<Self>, _: &'static Location<'static>, _: Option<Arc<str>>) {
+    fn ring(
+        self: Arc<Self>,
+        _: &'static Location<'static>,
+        _: Option<Arc<str>>,
+    ) -> Vec<Arc<Callback>> {
         let mut hold = self.hold.lock();
         if hold.is_to_be_killed() {
             // The owner hears of a failure when it tries.
             drop(hold.kill());
         }
+        Vec::new()
     }
 }
 
@@ -463,7 +469,7 @@ mod tests {
         leash.set_grace(Duration::from_secs(60));
         let longer = leash.hold.lock().asked.expect("it was").kill_at;
         assert!(zero.has_passed() && !longer.has_passed());
-        Arc::clone(&leash).ring(Location::caller(), None);
+        drop(Arc::clone(&leash).ring(Location::caller(), None));
         assert!(
             leash.hold.lock().killed.is_none(),
             "that was the old moment"
