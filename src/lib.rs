@@ -10,6 +10,7 @@
 //!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
+//! - A [`sync::Mutex`] and a [`sync::Condvar`] are waited for like everything else: a cancel ends the wait at once.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
 //!
 //! ```
@@ -74,6 +75,8 @@ mod status;
 mod policy;
 
 mod task;
+
+pub mod sync;
 
 mod shutdown;
 

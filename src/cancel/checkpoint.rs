@@ -27,7 +27,6 @@ pub(crate) enum Wait {
     Join,
     Tasks,
     /// Something that describes itself (`Record::awaited`).
-    #[expect(dead_code, reason = "locks come next")]
     Other,
 }
 
