@@ -25,6 +25,15 @@ models!(
     completion_against_cancel_is_one_outcome,
     completion_against_abandonment_keeps_the_books,
     a_thread_is_joined_by_exactly_one,
+    a_gate_lets_one_through_at_a_time_and_nobody_sleeps_before_a_free_one,
+    a_gate_is_handed_on_when_the_called_one_is_cancelled,
+    a_waiter_that_goes_leaves_the_others_in_line,
+    a_gate_is_handed_on_when_the_time_of_the_called_one_is_over,
+    one_who_barges_in_is_followed_by_whoever_was_called,
+    one_who_is_served_and_cancelled_leaves_the_gate,
+    a_notification_finds_who_waits,
+    a_notification_is_not_lost_with_a_cancelled_waiter,
+    a_notification_is_not_lost_with_one_who_is_cancelled_before_the_lock,
 );
 
 /// Each twin is run in a process of its own, because a deadlock that loom finds aborts.
@@ -49,6 +58,12 @@ twins!(
         fails_with "accepted, but never asked to stop",
     a_join_that_looks_and_then_takes as a_value_taken_twice_is_found
         fails_with "the value that was seen",
+    a_called_waiter_that_goes_silently as a_gate_that_is_not_handed_on_is_found
+        fails_with "deadlock",
+    a_waiter_that_looks_and_then_joins as a_sleeper_before_a_free_gate_is_found
+        fails_with "deadlock",
+    a_notified_waiter_that_goes_silently as a_notification_lost_with_its_waiter_is_found
+        fails_with "deadlock",
     an_abandonment_that_looks_and_then_writes as an_overwritten_outcome_is_found
         fails_with "the real end is the last word",
 );
