@@ -11,6 +11,7 @@
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
 //! - Child processes (feature `process`) belong to a task and end with it: `TaskContext::run`, `spawn_child`.
+//! - A [`sync::Mutex`] and a [`sync::Condvar`] are waited for like everything else: a cancel ends the wait at once.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
 //!
 //! ```
@@ -82,6 +83,8 @@ mod status;
 mod policy;
 
 mod task;
+
+pub mod sync;
 
 #[cfg(all(feature = "process", not(loom)))]
 mod process;

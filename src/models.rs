@@ -11,6 +11,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::thread;
 
 use crate::base::latch::{self, Latch};
@@ -21,6 +22,8 @@ use crate::cancel::timer::Timer;
 use crate::cancel::token::CancellationToken;
 use crate::policy::failure::OnFailure;
 use crate::status::outcome::Outcome;
+use crate::sync::condvar::Condvar;
+use crate::sync::mutex;
 use crate::task::handle::{Content, JoinError, Slot, TaskHandle};
 use crate::task::panic::PanicHook;
 use crate::task::record::{Birth, OnDrain, Record};
@@ -248,6 +251,142 @@ pub fn a_thread_is_joined_by_exactly_one() {
     assert!(attached ^ task.join().unwrap(), "joined twice or never");
 }
 
+pub fn a_gate_lets_one_through_at_a_time_and_nobody_sleeps_before_a_free_one() {
+    // Loom watches what is done to the value: two at a time fail, and one who does not see what the one before him did.
+    let mutex = Arc::new(mutex::Mutex::new(UnsafeCell::new(())));
+    let pass = |mutex: &mutex::Mutex<UnsafeCell<()>>| mutex.lock().with_mut(|_| ());
+    let theirs = [Arc::clone(&mutex), Arc::clone(&mutex)];
+    let others = theirs.map(|mutex| thread::spawn(move || pass(&mutex)));
+    pass(&mutex);
+    others.into_iter().for_each(|other| other.join().unwrap());
+    assert!(mutex.try_lock().is_some());
+}
+
+pub fn a_gate_is_handed_on_when_the_called_one_is_cancelled() {
+    one_of_two_waiters_is_cancelled(|held, token| {
+        drop(held);
+        token.cancel();
+    });
+}
+
+pub fn a_waiter_that_goes_leaves_the_others_in_line() {
+    one_of_two_waiters_is_cancelled(|held, token| {
+        token.cancel();
+        drop(held);
+    });
+}
+
+fn one_of_two_waiters_is_cancelled(end: fn(mutex::MutexGuard<'_, ()>, &CancellationToken)) {
+    let mutex = Arc::new(mutex::Mutex::new(()));
+    let token = CancellationToken::new();
+    let held = mutex.lock();
+    let (theirs, their_token) = (Arc::clone(&mutex), token.clone());
+    let fickle = thread::spawn(move || drop(their_token.lock(&theirs)));
+    let theirs = Arc::clone(&mutex);
+    let patient = thread::spawn(move || drop(theirs.lock()));
+    end(held, &token);
+    fickle.join().unwrap();
+    patient.join().unwrap();
+    assert!(mutex.try_lock().is_some());
+}
+
+pub fn a_gate_is_handed_on_when_the_time_of_the_called_one_is_over() {
+    let mutex = Arc::new(mutex::Mutex::new(()));
+    let held = mutex.lock();
+    let theirs = Arc::clone(&mutex);
+    let hasty = thread::spawn(move || theirs.lock_deadline(time::now()).is_some());
+    let theirs = Arc::clone(&mutex);
+    let patient = thread::spawn(move || drop(theirs.lock()));
+    drop(held);
+    hasty.join().unwrap();
+    patient.join().unwrap();
+    assert!(mutex.try_lock().is_some());
+}
+
+pub fn one_who_barges_in_is_followed_by_whoever_was_called() {
+    let mutex = Arc::new(mutex::Mutex::new(UnsafeCell::new(())));
+    let held = mutex.lock();
+    let theirs = Arc::clone(&mutex);
+    let waiter = thread::spawn(move || theirs.lock().with_mut(|_| ()));
+    drop(held);
+    // Beaten once, the waiter is served the second time: under loom that is the limit.
+    for _ in 0..2 {
+        if let Some(guard) = mutex.try_lock() {
+            guard.with_mut(|_| ());
+        }
+    }
+    waiter.join().unwrap();
+    assert!(mutex.try_lock().is_some());
+}
+
+pub fn one_who_is_served_and_cancelled_leaves_the_gate() {
+    let mutex = Arc::new(mutex::Mutex::new(()));
+    let token = CancellationToken::new();
+    let held = mutex.lock();
+    let (theirs, their_token) = (Arc::clone(&mutex), token.clone());
+    let fickle = thread::spawn(move || their_token.lock(&theirs).is_ok());
+    drop(held);
+    drop(mutex.try_lock());
+    token.cancel();
+    fickle.join().unwrap();
+    assert!(mutex.try_lock().is_some());
+}
+
+pub fn a_notification_finds_who_waits() {
+    let door = Arc::new((mutex::Mutex::new(false), Condvar::new()));
+    let theirs = Arc::clone(&door);
+    let guest = thread::spawn(move || {
+        let is_open = theirs.0.lock();
+        assert!(*theirs.1.wait_while(is_open, |is_open| !*is_open));
+    });
+    *door.0.lock() = true;
+    door.1.notify_one();
+    guest.join().unwrap();
+}
+
+pub fn a_notification_is_not_lost_with_a_cancelled_waiter() {
+    one_of_two_guests_is_cancelled(|(is_open, opened), token| {
+        *is_open.lock() = true;
+        opened.notify_one();
+        token.cancel();
+    });
+}
+
+pub fn a_notification_is_not_lost_with_one_who_is_cancelled_before_the_lock() {
+    one_of_two_guests_is_cancelled(|(is_open, opened), token| {
+        let mut is_open = is_open.lock();
+        *is_open = true;
+        opened.notify_one();
+        token.cancel();
+        drop(is_open);
+    });
+}
+
+/// A door with those who wait for it to be opened.
+type Door = (mutex::Mutex<bool>, Condvar);
+
+fn one_of_two_guests_is_cancelled(open: fn(&Door, &CancellationToken)) {
+    let door: Arc<Door> = Arc::new((mutex::Mutex::new(false), Condvar::new()));
+    let token = CancellationToken::new();
+    let (theirs, their_token) = (Arc::clone(&door), token.clone());
+    let fickle = thread::spawn(move || {
+        let is_open = theirs.0.lock();
+        let is_open = their_token.wait_while(&theirs.1, is_open, |is_open| !*is_open);
+        if is_open.is_ok() {
+            drop(is_open);
+            theirs.1.notify_one();
+        }
+    });
+    let theirs = Arc::clone(&door);
+    let patient = thread::spawn(move || {
+        let is_open = theirs.0.lock();
+        drop(theirs.1.wait_while(is_open, |is_open| !*is_open));
+    });
+    open(&door, &token);
+    fickle.join().unwrap();
+    patient.join().unwrap();
+}
+
 fn registry() -> Arc<Registry> {
     let (sender, _receiver) = unbounded();
     let settings = Settings {
@@ -285,11 +424,14 @@ pub mod twins {
 
     use loom::thread;
 
+    use crate::base::latch;
     use crate::base::sync::{AtomicBool, Monitor, Mutex, Ordering};
     use crate::base::time::Deadline;
     use crate::cancel::token::CancellationToken;
     use crate::status::outcome::Outcome;
     use crate::status::state::Phase;
+    use crate::sync::line::{self, Claim, Line};
+    use crate::sync::mutex;
 
     /// Looks at the flag before it takes the lock it sleeps under.
     pub fn a_wait_that_looks_too_early() {
@@ -397,5 +539,118 @@ pub mod twins {
             matches!(last, Some(Outcome::Completed)),
             "the real end is the last word"
         );
+    }
+
+    /// The gate of a lock in miniature.
+    #[derive(Clone)]
+    struct Gate(Arc<Mutex<(bool, Line)>>);
+
+    impl Gate {
+        fn held() -> Self {
+            Self(Arc::new(Mutex::new((true, Line::new()))))
+        }
+
+        fn leave(&self) {
+            let mut gate = self.0.lock();
+            gate.0 = false;
+            let next = if gate.1.expects_somebody() {
+                None
+            } else {
+                gate.1.call_first()
+            };
+            drop(gate);
+            line::wake(next);
+        }
+
+        fn is_held(&self) -> bool {
+            self.0.lock().0
+        }
+
+        /// Passes, or waits in line to look again; `false` after a wait.
+        fn pass_or_wait(&self, token: &CancellationToken) -> bool {
+            let mut gate = self.0.lock();
+            if !gate.0 {
+                gate.0 = true;
+                return true;
+            }
+            let (turn, latch) = gate.1.join(None, 0, Claim::Call);
+            drop(gate);
+            let cancel = token.node().beacon().latch();
+            latch::wait_any(&[cancel, &latch], Deadline::NEVER);
+            self.0.lock().1.come_back(turn);
+            false
+        }
+    }
+
+    /// Goes when it is cancelled, whether it was called or not, and calls nobody in its place.
+    pub fn a_called_waiter_that_goes_silently() {
+        let gate = Gate::held();
+        let token = CancellationToken::new();
+        let (theirs, their_token) = (gate.clone(), token.clone());
+        let fickle = thread::spawn(move || {
+            while !their_token.is_cancelled() {
+                if theirs.pass_or_wait(&their_token) {
+                    theirs.leave();
+                    return;
+                }
+            }
+        });
+        let theirs = gate.clone();
+        let patient = thread::spawn(move || {
+            let never = CancellationToken::new();
+            while !theirs.pass_or_wait(&never) {}
+            theirs.leave();
+        });
+        gate.leave();
+        token.cancel();
+        fickle.join().unwrap();
+        patient.join().unwrap();
+    }
+
+    /// Sees a holder under one lock and joins the line under the next: the holder may have left in between.
+    pub fn a_waiter_that_looks_and_then_joins() {
+        let gate = Gate::held();
+        let theirs = gate.clone();
+        let waiter = thread::spawn(move || {
+            if theirs.is_held() {
+                let (_, latch) = theirs.0.lock().1.join(None, 0, Claim::Call);
+                latch.wait_until(Deadline::NEVER);
+            }
+        });
+        gate.leave();
+        waiter.join().unwrap();
+    }
+
+    /// Goes with the notification it was called for.
+    pub fn a_notified_waiter_that_goes_silently() {
+        let door = Arc::new((mutex::Mutex::new(false), Mutex::new(Line::new())));
+        let token = CancellationToken::new();
+        let wait = |door: &(mutex::Mutex<bool>, Mutex<Line>), token: &CancellationToken| {
+            let mut is_open = door.0.lock();
+            while !*is_open {
+                let (turn, latch) = door.1.lock().join(None, 0, Claim::Call);
+                drop(is_open);
+                let cancel = token.node().beacon().latch();
+                latch::wait_any(&[cancel, &latch], Deadline::NEVER);
+                door.1.lock().come_back(turn);
+                if token.is_cancelled() {
+                    return;
+                }
+                is_open = door.0.lock();
+            }
+            drop(is_open);
+            let next = door.1.lock().call_first();
+            line::wake(next);
+        };
+        let (theirs, their_token) = (Arc::clone(&door), token.clone());
+        let fickle = thread::spawn(move || wait(&theirs, &their_token));
+        let theirs = Arc::clone(&door);
+        let patient = thread::spawn(move || wait(&theirs, &CancellationToken::new()));
+        *door.0.lock() = true;
+        let next = door.1.lock().call_first();
+        line::wake(next);
+        token.cancel();
+        fickle.join().unwrap();
+        patient.join().unwrap();
     }
 }

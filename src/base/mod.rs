@@ -10,6 +10,8 @@ pub(crate) mod sync;
 
 pub(crate) mod latch;
 
+pub(crate) mod callsign;
+
 pub(crate) mod log;
 
 pub(crate) mod limits;

@@ -1,28 +1,69 @@
 //! Locks, atomics, threads and channels: the seam for model checks.
 //!
 //! Everything that can race goes through this file, so that under `--cfg loom` the very same protocols run on
-//! loom's primitives. Two kinds of lock:
+//! loom's primitives. Three kinds of lock:
 //!
 //! - [`Mutex`] (`parking_lot`: one byte, no poisoning) guards data for a few instructions.
 //! - [`Monitor`] (std's `Mutex` with `Condvar`) is for threads that wait: waking a thousand of them is six times
 //!   faster than with `parking_lot`, which hands each woken thread the lock in turn.
+//! - [`Vault`] holds what a user's mutex guards; the waiting for it is done elsewhere (sync/gate.rs).
 
 pub(crate) use crossbeam_channel::{
     Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select_biased, unbounded,
 };
 
 /// For what belongs to the whole process and outlives a model: loom does not see it.
+pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use std::sync::atomic::AtomicUsize as StaticCounter;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
+/// A mark of what must be dropped by the thread that made it.
+pub(crate) type BoundToThread = std::marker::PhantomData<std::sync::MutexGuard<'static, ()>>;
+
+/// The name the operating system's thread was started with.
+pub(crate) fn thread_name() -> Option<String> {
+    std::thread::current().name().map(str::to_owned)
+}
+
 /// Whether the calling thread is unwinding.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()
 }
 
+/// A lock that is free whenever somebody comes to it, because he has passed a gate before.
+pub(crate) struct Vault<T: ?Sized>(parking_lot::Mutex<T>);
+
+pub(crate) type VaultGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
+
+impl<T> Vault<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(parking_lot::Mutex::new(value))
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
+
+impl<T: ?Sized> Vault<T> {
+    /// Loom does not see this lock: that nobody else is behind the gate is what the models are to show, with the
+    /// gate's own orderings.
+    #[inline]
+    pub(crate) fn open(&self) -> VaultGuard<'_, T> {
+        #[cfg(loom)]
+        return self.0.try_lock().expect("two threads behind one gate");
+        #[cfg(not(loom))]
+        self.0.lock()
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+}
+
 pub(crate) use primitives::{
-    AtomicBool, AtomicU32, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker, ThreadId,
-    sleep, start_thread, thread_id,
+    AtomicBool, AtomicU32, AtomicUsize, JoinHandle, Monitor, Mutex, Ordering, Parker,
+    THREAD_NUMBER, ThreadId, comes_soon, sleep, start_thread, thread_id,
 };
 
 #[cfg(not(loom))]
@@ -30,6 +71,7 @@ pub(crate) use primitives::{ThreadScope, start_scoped_thread, thread_scope};
 
 #[cfg(not(loom))]
 mod primitives {
+    use std::cell::Cell;
     use std::io;
     use std::sync::PoisonError;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -139,6 +181,19 @@ mod primitives {
         thread::current().id()
     }
 
+    thread_local! {
+        /// The number of this thread; zero until it has one (callsign.rs). Without a destructor: there until the end.
+        pub(crate) static THREAD_NUMBER: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Looks for a microsecond or two whether something is there: for what mostly comes before a thread is asleep.
+    pub(crate) fn comes_soon(mut is_there: impl FnMut() -> bool) -> bool {
+        (0..7).any(|round| {
+            (0..1 << round).for_each(|_| std::hint::spin_loop());
+            is_there()
+        })
+    }
+
     /// Starts an operating system thread.
     pub(crate) fn start_thread(
         name: String,
@@ -172,6 +227,7 @@ mod primitives {
 
 #[cfg(loom)]
 mod primitives {
+    use std::cell::Cell;
     use std::io;
 
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -271,6 +327,14 @@ mod primitives {
 
     pub(crate) fn thread_id() -> ThreadId {
         thread::current().id()
+    }
+
+    loom::thread_local! {
+        pub(crate) static THREAD_NUMBER: Cell<usize> = Cell::new(0);
+    }
+
+    pub(crate) fn comes_soon(_is_there: impl FnMut() -> bool) -> bool {
+        false
     }
 
     pub(crate) fn start_thread(

@@ -660,13 +660,18 @@ impl<'a> Drain<'a> {
     }
 
     fn wait_of(&self, record: &Record) -> Option<String> {
+        // What can describe itself says more, and stays on the books while another thread of the task begins and ends a
+        // wait of its own.
+        if let Some(awaited) = record.awaited() {
+            return Some(awaited.describe());
+        }
         Some(match record.pulse.waiting()? {
             Wait::Cancel => "a cancel".to_owned(),
             Wait::Sleep => "time to pass".to_owned(),
             Wait::Receive => "a message".to_owned(),
             Wait::Send => "room in a channel".to_owned(),
             Wait::Tasks => format!("{END_OF}several tasks"),
-            Wait::Other => record.awaited()?.describe(),
+            Wait::Other => return None,
             Wait::Join => match record
                 .pulse
                 .joining()

@@ -396,40 +396,33 @@ impl TaskContext {
         }
     }
 
-    /// Says that the task waits for something that describes itself, until the guard goes.
-    #[cfg_attr(
-        any(loom, not(feature = "process")),
-        expect(dead_code, reason = "only child processes describe themselves")
-    )]
-    pub(crate) fn awaiting(&self, what: Arc<dyn Awaited>) -> Awaiting<'_> {
-        // First what, then that: whoever sees the wait finds its description.
-        let before = self.record.change_awaited(Some(what));
-        let is_first = before.is_none();
-        Awaiting {
-            record: &self.record,
-            before,
-            _waiting: is_first.then(|| self.record.pulse.waits_for(Wait::Other)),
-        }
-    }
-
     fn begin_wait(&self, place: &'static Location<'static>, what: Wait) -> Waiting<'_> {
         self.record.pulse.beat(place);
         self.record.pulse.waits_for(what)
     }
+
+    /// Says that the task waits for something that can describe itself, until the guard goes.
+    pub(crate) fn awaiting(&self, what: Arc<dyn Awaited>) -> Awaiting<'_> {
+        self.record.begin_awaiting(&what);
+        Awaiting {
+            _waiting: self.record.pulse.waits_for(Wait::Other),
+            record: &self.record,
+            what,
+        }
+    }
 }
 
-/// Until it is dropped the books say what the task waits for; then again what they said before.
+/// Until it is dropped the books say what the task waits for.
 #[derive(Debug)]
 pub(crate) struct Awaiting<'a> {
+    _waiting: Waiting<'a>,
     record: &'a Record,
-    before: Option<Arc<dyn Awaited>>,
-    /// The outermost one's: its end is the end of all waiting.
-    _waiting: Option<Waiting<'a>>,
+    what: Arc<dyn Awaited>,
 }
 
 impl Drop for Awaiting<'_> {
     fn drop(&mut self) {
-        drop(self.record.change_awaited(self.before.take()));
+        self.record.end_awaiting(&self.what);
     }
 }
 

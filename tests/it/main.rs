@@ -4,6 +4,7 @@ mod cancelling;
 mod draining;
 mod gathering;
 mod hostile;
+mod locks;
 #[cfg(all(unix, feature = "process"))]
 mod process;
 mod readiness;
