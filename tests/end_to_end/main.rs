@@ -6,3 +6,5 @@ mod dedup;
 mod program;
 #[cfg(unix)]
 mod signals;
+#[cfg(all(unix, feature = "process"))]
+mod timeouts;
