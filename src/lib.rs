@@ -20,7 +20,7 @@
 //!
 //! fn main() -> ShutdownReport {
 //!     Manager::builder().grace(Duration::from_secs(10)).run(|manager| {
-//! #       #[cfg(all(feature = "signals", not(loom)))]
+//! #       #[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 //!         manager.handle_signals()?; // Ctrl-C and SIGTERM
 //!         let primes = manager.spawn("primes", |ctx| {
 //!             let mut found = 0_u32;
@@ -54,7 +54,7 @@
     clippy::significant_drop_in_scrutinee
 )]
 #![cfg_attr(
-    any(test, loom),
+    any(test, loom, shuttle),
     allow(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -64,10 +64,10 @@
     )
 )]
 #![cfg_attr(
-    loom,
+    any(loom, shuttle),
     allow(
         dead_code,
-        reason = "what loom has no like of is left out of the models"
+        reason = "what no model checker has the like of is left out of the models"
     )
 )]
 
@@ -86,17 +86,17 @@ mod task;
 
 pub mod sync;
 
-#[cfg(all(feature = "process", not(loom)))]
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
 mod process;
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod run;
 
 mod shutdown;
 
 mod manager;
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[doc(hidden)]
 pub mod models;
 
@@ -119,29 +119,29 @@ pub use policy::failure::OnFailure;
 pub use policy::permanent::Permanent;
 pub use policy::restart::Restart;
 pub use policy::schedule::{Missed, Schedule};
-#[cfg(all(feature = "process", not(loom)))]
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
 pub use process::child::ChildProcess;
-#[cfg(all(feature = "process", not(loom)))]
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
 pub use process::output::{ExitError, ProcessOutput};
-#[cfg(all(feature = "process", not(loom)))]
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
 pub use process::run_error::RunError;
-#[cfg(all(feature = "calendar", not(loom)))]
+#[cfg(all(feature = "calendar", not(any(loom, shuttle))))]
 pub use run::calendar::{Calendar, CalendarError};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::repeat::{GaveUp, RepeatingTask, Trigger};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::retry::{Retry, RetryError};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::startup::{StartError, StartFailure, Startup};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::supervisor::{Child, Strategy, Supervisor};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::timetable::{Job, Timetable};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
-#[cfg(all(feature = "signals", not(loom)))]
+#[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 pub use shutdown::signal::SignalError;
 pub use status::outcome::{Failure, Outcome, SharedError};
 pub use status::panic::{Panic, Place};

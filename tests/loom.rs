@@ -3,13 +3,13 @@
 
 use std::process::Command;
 
-use taskmuster::models::{self, twins};
+use taskmuster::models::{interleavings, twins};
 
 macro_rules! models {
     ($($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
-            loom::model(models::$name);
+            loom::model(interleavings::$name);
         })*
     };
 }

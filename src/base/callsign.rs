@@ -80,7 +80,7 @@ impl Drop for Farewell {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use std::thread;
 

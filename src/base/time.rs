@@ -7,7 +7,7 @@ pub(crate) use std::time::{Duration, Instant};
 
 /// The present moment on the monotonic clock.
 pub(crate) fn now() -> Instant {
-    #[cfg(test)]
+    #[cfg(any(test, shuttle))]
     if let Some(moment) = clock::virtual_now() {
         return moment;
     }
@@ -15,7 +15,7 @@ pub(crate) fn now() -> Instant {
 }
 
 /// A clock that a test sets, for its own thread.
-#[cfg(test)]
+#[cfg(any(test, shuttle))]
 pub(crate) mod clock {
     use std::cell::Cell;
 
@@ -33,15 +33,21 @@ pub(crate) mod clock {
     pub(crate) fn set(moment: Option<Instant>) {
         NOW.set(moment);
     }
+
+    /// Sets the clock forward, if that is forward.
+    #[cfg(shuttle)]
+    pub(crate) fn advance_to(moment: Instant) {
+        NOW.set(NOW.get().map(|now| now.max(moment)));
+    }
 }
 
 /// Has the calling thread woken on time: Linux lets a sleeper sleep 50 µs too long, to wake several at once.
 ///
 /// For a thread that others rely on for their time; `false` where the kernel knows nothing of it.
 pub(crate) fn be_punctual() -> bool {
-    #[cfg(all(target_os = "linux", not(loom)))]
+    #[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
     return nix::sys::prctl::set_timerslack(1).is_ok();
-    #[cfg(not(all(target_os = "linux", not(loom))))]
+    #[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
     return false;
 }
 

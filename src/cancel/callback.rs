@@ -160,11 +160,11 @@ const CREW: usize = 4;
 /// How long one of them stays without work: a deadline that comes meanwhile waits for no thread to be started.
 const LINGER: Duration = Duration::from_secs(1);
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 static CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
 
-#[cfg(loom)]
-loom::lazy_static! {
+#[cfg(any(loom, shuttle))]
+crate::base::sync::checker::lazy_static! {
     static ref CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
 }
 
@@ -306,7 +306,7 @@ impl Crew {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::base::sync::{AtomicUsize, Ordering};

@@ -567,7 +567,7 @@ impl<'a> Iterator for Ancestors<'a> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::base::time::{self, Deadline, Duration};

@@ -118,12 +118,12 @@ pub(crate) enum Next {
 }
 
 impl<F> Timer<F> {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) const fn new() -> Self {
         Self(Monitor::new(State::new()))
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn new() -> Self {
         Self(Monitor::new(State::new()))
     }
@@ -409,11 +409,11 @@ impl fmt::Debug for Fuse {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 static TIMER: Timer<Fuse> = Timer::new();
 
-#[cfg(loom)]
-loom::lazy_static! {
+#[cfg(any(loom, shuttle))]
+crate::base::sync::checker::lazy_static! {
     static ref TIMER: Timer<Fuse> = Timer::new();
 }
 
@@ -451,7 +451,7 @@ pub(crate) fn moment_of(alarm: Alarm) -> Option<Instant> {
     TIMER.moment_of(alarm)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

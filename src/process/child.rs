@@ -514,7 +514,6 @@ impl fmt::Debug for ChildProcess<'_> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use crate::cancel::checkpoint::Wait;
     use crate::manager::Manager;
 
     #[test]

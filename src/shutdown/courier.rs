@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::log;
 use crate::base::sync::{
-    self, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
+    self, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, receive, start_thread,
 };
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::base::unwind;
@@ -167,7 +167,7 @@ impl Courier {
 
 impl Shared {
     fn carry(&self, number: usize, registry: &Registry, errands: &Receiver<Errand>) {
-        for errand in errands {
+        while let Some(errand) = receive(errands) {
             let still_at_work = match errand {
                 Errand::JoinDeparted => self.join_departed(number, registry),
                 Errand::Run(what, work) => self.busy_with(number, what, work),

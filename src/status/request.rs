@@ -69,7 +69,7 @@ impl ShutdownRequest {
     }
 
     #[cfg_attr(
-        any(loom, not(feature = "signals")),
+        any(loom, shuttle, not(feature = "signals")),
         expect(dead_code, reason = "only a signal can come too late")
     )]
     pub(crate) fn is_closed(&self) -> bool {
@@ -125,7 +125,7 @@ impl ShutdownRequest {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::cancel::cause::CauseKind;

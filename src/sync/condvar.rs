@@ -70,7 +70,7 @@ pub struct Condvar {
 
 impl Condvar {
     /// A condition variable nobody waits at.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Condvar {
     }
 
     /// A condition variable nobody waits at. Loom's primitives cannot be made at compile time.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -609,7 +609,7 @@ impl CancellationToken {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

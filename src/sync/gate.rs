@@ -97,7 +97,7 @@ enum Look {
 }
 
 impl Gate {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) const fn new() -> Self {
         Self {
             word: AtomicUsize::new(0),
@@ -107,7 +107,7 @@ impl Gate {
     }
 
     /// Loom's primitives cannot be made at compile time.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicUsize::new(0),
@@ -434,7 +434,7 @@ fn call_next(line: &mut Line) -> Option<Arc<Latch>> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

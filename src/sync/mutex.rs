@@ -69,7 +69,7 @@ impl<T> Mutex<T> {
     /// static LAST_ERROR: Mutex<Option<String>> = Mutex::new(None);
     /// assert_eq!(*LAST_ERROR.lock(), None);
     /// ```
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[must_use]
     pub const fn new(value: T) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl<T> Mutex<T> {
     }
 
     /// A free lock around `value`. Loom's primitives cannot be made at compile time.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     #[must_use]
     pub fn new(value: T) -> Self {
         Self {

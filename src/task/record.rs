@@ -373,7 +373,7 @@ impl Record {
 
     /// Puts a ward in the task's charge; `false` if it is too late for that.
     #[cfg_attr(
-        any(loom, not(feature = "process")),
+        any(loom, shuttle, not(feature = "process")),
         expect(dead_code, reason = "only child processes are wards")
     )]
     #[must_use = "what nobody is in charge of is to be ended"]
@@ -388,7 +388,7 @@ impl Record {
 
     /// The ward has ended.
     #[cfg_attr(
-        any(loom, not(feature = "process")),
+        any(loom, shuttle, not(feature = "process")),
         expect(dead_code, reason = "only child processes are wards")
     )]
     pub(crate) fn discharge(&self, ward: &Arc<dyn Ward>) {
@@ -603,7 +603,7 @@ impl Crowd {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 
