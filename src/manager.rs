@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::latch::{self, Latch};
 use crate::base::limits;
 use crate::base::log::{self, Level};
-use crate::base::sync::{JoinHandle, Mutex, start_thread, unbounded};
+use crate::base::sync::{JoinHandle, Mutex, mailbox, start_thread};
 use crate::base::time::{Deadline, Duration, Instant, human};
 use crate::base::unwind;
 use crate::cancel::cancelled::{self, Cancelled};
@@ -415,7 +415,7 @@ impl ManagerBuilder {
                 format_args!("built with panic=abort: the first panic of a task ends the process");
             log::say(Level::Warn, line);
         }
-        let (sender, errands) = unbounded();
+        let (sender, errands) = mailbox();
         let registry = Arc::new(Registry::new(settings, sender));
         let courier = Courier::start(&registry, errands).map_err(BuildError::Os)?;
         let verdict = Verdict::new();

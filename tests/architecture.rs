@@ -27,7 +27,10 @@ const BEHIND_THE_SEAM: [&str; 10] = [
 
 /// One place each, so that there is one place to look, to reason about and to change.
 const HOMES: [(&str, &[&str]); 12] = [
-    ("thread::Builder", &["src/base/real.rs", "src/base/modelled.rs"]),
+    (
+        "thread::Builder",
+        &["src/base/real.rs", "src/base/modelled.rs"],
+    ),
     ("parking_lot", &["src/base/sync.rs", "src/base/real.rs"]),
     ("Instant::now", &["src/base/time.rs"]),
     ("catch_unwind", &["src/base/unwind.rs"]),

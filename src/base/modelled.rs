@@ -6,13 +6,16 @@ use loom as checker;
 use shuttle as checker;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 
 pub(crate) use checker::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use checker::thread::{self, Thread};
 pub(crate) use checker::thread::{JoinHandle, ThreadId};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::TryRecvError;
 
 use crate::base::time::{Deadline, Duration, Instant};
 
@@ -142,13 +145,54 @@ fn let_time_pass(moment: Instant) {
     thread::yield_now();
 }
 
-/// The next of what is sent, or `None` after the last: the checkers do not know the channels.
-pub(crate) fn receive<T>(from: &Receiver<T>) -> Option<T> {
-    loop {
-        match from.try_recv() {
-            Ok(it) => return Some(it),
-            Err(TryRecvError::Empty) => thread::yield_now(),
-            Err(TryRecvError::Disconnected) => return None,
+/// What threads of the house send each other. The checkers do not know crossbeam's channels; these are never closed.
+pub(crate) fn mailbox<T>() -> (MailSender<T>, MailReceiver<T>) {
+    let mail = Arc::new(Monitor::new(VecDeque::new()));
+    (MailSender(Arc::clone(&mail)), MailReceiver(mail))
+}
+
+#[derive(Debug)]
+pub(crate) struct MailSender<T>(Arc<Monitor<VecDeque<T>>>);
+
+#[derive(Debug)]
+pub(crate) struct MailReceiver<T>(Arc<Monitor<VecDeque<T>>>);
+
+impl<T> MailSender<T> {
+    #[expect(clippy::unnecessary_wraps, reason = "as crossbeam's")]
+    pub(crate) fn send(&self, it: T) -> Result<(), Infallible> {
+        self.0.lock().push_back(it);
+        self.0.notify_one();
+        Ok(())
+    }
+}
+
+impl<T> MailReceiver<T> {
+    #[expect(clippy::unnecessary_wraps, reason = "as crossbeam's")]
+    pub(crate) fn recv(&self) -> Result<T, Infallible> {
+        let mut mail = self.0.lock();
+        loop {
+            match mail.pop_front() {
+                Some(it) => return Ok(it),
+                None => mail = self.0.wait_until(mail, Deadline::NEVER),
+            }
         }
+    }
+
+    pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
+        self.0.lock().pop_front().ok_or(TryRecvError::Empty)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Clone for MailReceiver<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }

@@ -9,8 +9,6 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering}
 use std::thread::{self, Builder, Thread};
 pub(crate) use std::thread::{JoinHandle, ThreadId};
 
-use crossbeam_channel::Receiver;
-
 use crate::base::time::{Deadline, Duration};
 
 /// A lock without poisoning: state changes under it are single assignments, and no user code runs there.
@@ -219,7 +217,7 @@ pub(crate) fn sleep(span: Duration) {
     thread::sleep(span);
 }
 
-/// The next of what is sent, or `None` after the last.
-pub(crate) fn receive<T>(from: &Receiver<T>) -> Option<T> {
-    from.recv().ok()
-}
+/// What threads of the house send each other.
+pub(crate) use crossbeam_channel::{
+    Receiver as MailReceiver, Sender as MailSender, unbounded as mailbox,
+};

@@ -10,7 +10,7 @@ use crate::base::sync::checker::thread;
 use loom::cell::UnsafeCell;
 
 use crate::base::latch::{self, Latch};
-use crate::base::sync::{AtomicUsize, Ordering, unbounded};
+use crate::base::sync::{AtomicUsize, Ordering, mailbox};
 use crate::base::time::{self, Deadline, Duration};
 use crate::cancel::cause::CauseKind;
 use crate::cancel::timer::Timer;
@@ -385,7 +385,7 @@ fn one_of_two_guests_is_cancelled(open: fn(&Door, &CancellationToken)) {
 }
 
 fn registry() -> Arc<Registry> {
-    let (sender, _receiver) = unbounded();
+    let (sender, _receiver) = mailbox();
     let settings = Settings {
         grace: Duration::from_secs(1),
         max_tasks: 8,

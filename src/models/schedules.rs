@@ -10,7 +10,7 @@ use crate::base::sync::checker::rand::{Rng as _, thread_rng};
 use crate::base::sync::checker::thread;
 
 use crate::base::latch::Latch;
-use crate::base::sync::{AtomicUsize, Ordering, start_thread, unbounded};
+use crate::base::sync::{AtomicUsize, Ordering, mailbox, start_thread};
 use crate::base::time::{self, Deadline, Duration, clock};
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::cancel::token::CancellationToken;
@@ -61,7 +61,7 @@ impl House {
     fn open() -> Self {
         clock::set(None);
         clock::set(Some(time::now()));
-        let (sender, errands) = unbounded();
+        let (sender, errands) = mailbox();
         let phases = Phases {
             lame_duck: one_of(&[Duration::ZERO, GRACE / 5]),
             drain: one_of(&[Duration::ZERO, GRACE / 5]),
@@ -90,7 +90,11 @@ impl House {
     /// Starts a task, as a spawner does (spawner.rs), whose thread lives as that of a real one (thread.rs).
     fn start(&self, group: &Group, habit: Habit) -> Result<Arc<Record>, Refusal> {
         let record = self.registry.register(birth(group, habit))?;
-        let (its, group, morning) = (Arc::clone(&record), group.clone(), Arc::clone(&self.morning));
+        let (its, group, morning) = (
+            Arc::clone(&record),
+            group.clone(),
+            Arc::clone(&self.morning),
+        );
         let body = move || live(&its, &group, habit, &morning);
         let thread = start_thread("task".to_owned(), None, body).unwrap();
         self.registry.attach(&record, thread);
@@ -112,11 +116,7 @@ impl House {
             }
         }
         let ended = counts.completed + counts.failed + counts.cancelled + counts.panicked;
-        assert_eq!(
-            ended + counts.live,
-            counts.spawned,
-            "the books: {report}"
-        );
+        assert_eq!(ended + counts.live, counts.spawned, "the books: {report}");
         self.morning.open();
         self.warden.join().unwrap();
         self.courier.join(Deadline::NEVER);
@@ -131,7 +131,9 @@ impl House {
             );
         }
         assert_eq!(
-            self.registry.register(birth(&Group::root(&self.registry), Habit::Ends)).err(),
+            self.registry
+                .register(birth(&Group::root(&self.registry), Habit::Ends))
+                .err(),
             Some(Refusal::Stopping)
         );
     }

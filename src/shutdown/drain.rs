@@ -139,7 +139,10 @@ pub(crate) fn stand_guard(
     body: Option<&Body>,
 ) {
     let demand = loop {
-        match registry.request.demand() {
+        // Not before the latch is open: whoever departs looks at that one, and leaves it to the drain that has not begun
+        // to send the courier.
+        let is_raised = registry.request.latch().is_open();
+        match registry.request.demand().filter(|_| is_raised) {
             Some(demand) => break demand,
             None => registry.request.bell().wait_until(Deadline::NEVER),
         };

@@ -13,7 +13,7 @@ use proptest::option;
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::base::sync::unbounded;
+use crate::base::sync::mailbox;
 use crate::base::time::{self, Deadline, Duration, Instant, clock};
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::policy::failure::OnFailure;
@@ -509,7 +509,7 @@ impl<'a> Stage<'a> {
                 drain: milliseconds(scenario.drain),
             },
         };
-        let (sender, errands) = unbounded();
+        let (sender, errands) = mailbox();
         let registry = Arc::new(Registry::new(settings, sender));
         let courier = Courier::start(&registry, errands).expect("a thread");
         let root = Some(Group::root(&registry));

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::limits;
 use crate::base::sync::{
-    AtomicBool, AtomicCell, JoinHandle, Monitor, Ordering, Receiver, Sender, unbounded,
+    AtomicBool, AtomicCell, JoinHandle, MailReceiver, MailSender, Monitor, Ordering, Receiver,
+    Sender, mailbox, unbounded,
 };
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
@@ -53,10 +54,10 @@ pub(crate) struct Registry {
     pub(crate) phases: Phases,
     max_tasks: usize,
     next_task: AtomicCell<u64>,
-    departed: (Sender<Departed>, Receiver<Departed>),
+    departed: (MailSender<Departed>, MailReceiver<Departed>),
     /// The courier was sent to the departed and has not begun.
     is_courier_sent: AtomicBool,
-    courier: Sender<Errand>,
+    courier: MailSender<Errand>,
 }
 
 /// A thread that has said its last words and is to be joined.
@@ -182,7 +183,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Registry {
-    pub(crate) fn new(settings: Settings, courier: Sender<Errand>) -> Self {
+    pub(crate) fn new(settings: Settings, courier: MailSender<Errand>) -> Self {
         let root = Entry::new(None, CancellationToken::new());
         let books = Books {
             next_group: ROOT.0 + 1,
@@ -206,7 +207,7 @@ impl Registry {
             phases: settings.phases,
             max_tasks: settings.max_tasks,
             next_task: AtomicCell::new(1),
-            departed: unbounded(),
+            departed: mailbox(),
             is_courier_sent: AtomicBool::new(false),
             courier,
         }
