@@ -1,7 +1,7 @@
 //! The primitives of std, with `parking_lot`'s mutex.
 //!
 //! Under `--cfg tsan` the monitor is `parking_lot`'s too: std comes without instrumentation, and what its locks order
-//! looks like a race to ThreadSanitizer.
+//! looks like a race to `ThreadSanitizer`.
 
 use std::cell::Cell;
 use std::io;

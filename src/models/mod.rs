@@ -1,4 +1,4 @@
-//! Models for the checkers: the real code, with threads that a checker schedules.
+//! Models: the real code, with threads that a checker schedules.
 #![allow(
     missing_docs,
     clippy::missing_panics_doc,

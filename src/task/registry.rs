@@ -279,7 +279,13 @@ impl Registry {
 
     fn let_go(&self, record: &Arc<Record>, thread: JoinHandle<()>) {
         let record = Arc::clone(record);
-        drop(self.departed.0.send(Departed { record, thread }));
+        self.line_up(Departed { record, thread });
+    }
+
+    /// Lines up a thread to be joined. Whoever takes one out of the line and does not join it lines it up again: the
+    /// courier may have looked meanwhile.
+    fn line_up(&self, departed: Departed) {
+        drop(self.departed.0.send(departed));
         // Looked at after the send: whoever raised the request before it sends the courier himself.
         if self.departed.1.len() >= LEFT_TO_SPAWNERS || self.request.latch().is_open() {
             self.send_to_departed();
@@ -319,7 +325,7 @@ impl Registry {
             let record = departed.join();
             self.strike_off(&record);
         } else {
-            drop(self.departed.0.send(departed));
+            self.line_up(departed);
         }
     }
 
