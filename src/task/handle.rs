@@ -231,7 +231,8 @@ impl<T> TaskHandle<T> {
     /// Waits at most `timeout` until the task says that it is [ready](TaskContext::ready).
     ///
     /// # Errors
-    /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::NotYet`] when the time was over.
+    /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::Cancelled`] when it was asked to stop
+    /// before, [`ReadyError::NotYet`] when the time was over.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), ReadyError> {
         self.wait_ready_or(timeout, None)
     }
@@ -250,7 +251,12 @@ impl<T> TaskHandle<T> {
             return Ok(());
         }
         let task = self.task();
+        let token = &self.record.token;
         match self.record.read_outcome() {
+            Some(outcome) if token.is_cancelled() && !outcome.is_failure() => {
+                let cancelled = Cancelled::of(token.node());
+                Err(ReadyError::Cancelled { task, cancelled })
+            }
             Some(outcome) => Err(ReadyError::Ended { task, outcome }),
             None => Err(ReadyError::NotYet { task }),
         }
@@ -516,6 +522,14 @@ pub enum ReadyError {
         /// What became of it.
         outcome: Outcome,
     },
+    /// It was asked to stop before it was ready, and did: passed on with `?` by somebody who is stopped by the same, the
+    /// error counts as theirs.
+    Cancelled {
+        /// The task that was waited for.
+        task: Arc<str>,
+        /// By whom and why.
+        cancelled: Cancelled,
+    },
     /// The time was over; it goes on.
     NotYet {
         /// The task that was waited for.
@@ -528,6 +542,9 @@ impl fmt::Display for ReadyError {
         match self {
             Self::Ended { task, outcome } => {
                 write!(f, "task `{task}` ended before it was ready: {outcome}")
+            }
+            Self::Cancelled { task, .. } => {
+                write!(f, "task `{task}` was asked to stop before it was ready")
             }
             Self::NotYet { task } => write!(f, "task `{task}` was not ready in time"),
         }
@@ -542,6 +559,7 @@ impl Error for ReadyError {
                 Outcome::Panicked(panic) => Some(panic),
                 _ => None,
             },
+            Self::Cancelled { cancelled, .. } => Some(cancelled),
             Self::NotYet { .. } => None,
         }
     }
