@@ -11,9 +11,8 @@
 //! 4. One lock at a time: [`wait_any`] visits the latches one after another and parks with none.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
 
-use crate::base::sync::{Monitor, Mutex, Parker, Receiver, Sender, bounded};
+use crate::base::sync::{Monitor, Mutex, OnceLock, Parker, Receiver, Sender, bounded};
 use crate::base::time::Deadline;
 
 /// Opens once, for ever.

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub(crate) use checker::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use checker::thread::{self, Thread};
 pub(crate) use checker::thread::{JoinHandle, ThreadId};
+/// The checkers have none: what they are to see of it are the atomics and locks around it.
+pub(crate) use std::sync::OnceLock;
 
 use crossbeam_channel::TryRecvError;
 

@@ -1,7 +1,7 @@
 //! The primitives of std, with `parking_lot`'s mutex.
 //!
-//! Under `--cfg tsan` the monitor is `parking_lot`'s too: std comes without instrumentation, and what its locks order
-//! looks like a race to `ThreadSanitizer`.
+//! Under `--cfg tsan` the monitor is `parking_lot`'s too, and a `OnceLock` has a flag of its own: std comes without
+//! instrumentation, and what it orders looks like a race to `ThreadSanitizer`.
 
 use std::cell::Cell;
 use std::io;
@@ -33,9 +33,11 @@ impl<T> Mutex<T> {
 
 #[cfg(not(tsan))]
 pub(crate) use monitor::Monitor;
+#[cfg(not(tsan))]
+pub(crate) use std::sync::OnceLock;
 
 #[cfg(tsan)]
-pub(crate) use instrumented::Monitor;
+pub(crate) use instrumented::{Monitor, OnceLock};
 
 #[cfg(not(tsan))]
 mod monitor {
@@ -96,7 +98,66 @@ mod monitor {
 
 #[cfg(tsan)]
 mod instrumented {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use crate::base::time::Deadline;
+
+    /// The same, with the order of initialisation and use in an instrumented flag.
+    #[derive(Debug)]
+    pub(crate) struct OnceLock<T> {
+        value: std::sync::OnceLock<T>,
+        ready: AtomicBool,
+    }
+
+    impl<T> OnceLock<T> {
+        pub(crate) const fn new() -> Self {
+            Self {
+                value: std::sync::OnceLock::new(),
+                ready: AtomicBool::new(false),
+            }
+        }
+
+        pub(crate) fn get(&self) -> Option<&T> {
+            let is_ready = self.ready.load(Ordering::Acquire);
+            is_ready.then(|| self.value.get()).flatten()
+        }
+
+        pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+            let mut is_ours = false;
+            let value = self.value.get_or_init(|| {
+                is_ours = true;
+                init()
+            });
+            if is_ours {
+                self.ready.store(true, Ordering::Release);
+            }
+            while !self.ready.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            value
+        }
+
+        pub(crate) fn set(&self, value: T) -> Result<(), T> {
+            let mut value = Some(value);
+            self.get_or_init(|| value.take().expect("called at most once"));
+            value.map_or(Ok(()), Err)
+        }
+
+        pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+            self.value.get_mut()
+        }
+
+        pub(crate) fn into_inner(self) -> Option<T> {
+            self.value.into_inner()
+        }
+    }
+
+    impl<T> Default for OnceLock<T> {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
 
     /// The same on locks that ThreadSanitizer understands.
     #[derive(Debug, Default)]

@@ -70,13 +70,15 @@ pub(crate) use shuttle as checker;
 #[cfg(any(loom, shuttle))]
 pub(crate) use crate::base::modelled::{
     AtomicBool, AtomicU32, AtomicUsize, JoinHandle, MailReceiver, MailSender, Monitor, Mutex,
-    Ordering, Parker, THREAD_NUMBER, ThreadId, comes_soon, mailbox, sleep, start_thread, thread_id,
+    OnceLock, Ordering, Parker, THREAD_NUMBER, ThreadId, comes_soon, mailbox, sleep, start_thread,
+    thread_id,
 };
 
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use crate::base::real::{
     AtomicBool, AtomicU32, AtomicUsize, JoinHandle, MailReceiver, MailSender, Monitor, Mutex,
-    Ordering, Parker, THREAD_NUMBER, ThreadId, comes_soon, mailbox, sleep, start_thread, thread_id,
+    OnceLock, Ordering, Parker, THREAD_NUMBER, ThreadId, comes_soon, mailbox, sleep, start_thread,
+    thread_id,
 };
 
 #[cfg(not(any(loom, shuttle)))]

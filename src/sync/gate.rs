@@ -28,11 +28,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::base::callsign;
 use crate::base::latch::Latch;
-use crate::base::sync::{self, AtomicCell, AtomicUsize, BoundToThread, Mutex, Ordering};
+use crate::base::sync::{self, AtomicCell, AtomicUsize, BoundToThread, Mutex, OnceLock, Ordering};
 use crate::cancel::cause;
 use crate::sync::line::{self, Claim, Line, Return};
 use crate::sync::patience::{Intent, Patience, Refused};

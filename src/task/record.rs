@@ -16,11 +16,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
 use std::process;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::base::latch::Beacon;
 use crate::base::sync::{
-    AtomicBool, AtomicCell, AtomicU32, AtomicUsize, JoinHandle, Mutex, Ordering,
+    AtomicBool, AtomicCell, AtomicU32, AtomicUsize, JoinHandle, Mutex, OnceLock, Ordering,
 };
 use crate::base::thread_id;
 use crate::base::time::{self, Deadline, Duration, Instant};

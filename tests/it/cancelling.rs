@@ -1,11 +1,12 @@
 //! Callbacks, deadlines, tokens of several parents: exactly one winner, always.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::{bounded, select, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, Manager, Outcome};
 
@@ -31,8 +32,8 @@ fn race<R: Sync + Send>(
     };
     thread::scope(|scope| {
         // Both are closed when the judge panics, so that the other one goes as well.
-        let (give, given) = bounded::<Arc<R>>(0);
-        let (tell, told) = bounded(0);
+        let (give, given) = bounded::<Arc<R>>(1);
+        let (tell, told) = bounded(1);
         let (arrive, right) = (&arrive, &right);
         scope.spawn(move || {
             for (round, field) in given.iter().enumerate() {
@@ -110,7 +111,7 @@ fn a_callback_is_unregistered_or_has_run_never_both() {
             (round, guard)
         },
         |(_, guard)| {
-            let guard = guard.lock().expect("no panic").take().expect("registered");
+            let guard = guard.lock().take().expect("registered");
             guard.wait()
         },
         |(round, _)| round.token.cancel(),
@@ -219,13 +220,13 @@ fn callbacks_of_one_token_run_youngest_first_and_late_ones_at_once() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let note = |number| {
         let order = Arc::clone(&order);
-        move || order.lock().expect("no panic").push(number)
+        move || order.lock().push(number)
     };
     let _guards: Vec<_> = (0..3).map(|number| token.on_cancel(note(number))).collect();
     token.cancel();
     let late = token.on_cancel(note(3));
     assert!(!late.disarm());
-    assert_eq!(*order.lock().expect("no panic"), [2, 1, 0, 3]);
+    assert_eq!(*order.lock(), [2, 1, 0, 3]);
 }
 
 #[test]
@@ -253,19 +254,15 @@ fn a_callback_may_register_unregister_cancel_and_wait_for_itself() {
         );
         let late = count(&runs);
         move || {
-            let doomed = doomed
-                .lock()
-                .expect("no panic")
-                .take()
-                .expect("not run yet");
+            let doomed = doomed.lock().take().expect("not run yet");
             assert!(doomed.disarm(), "the youngest runs first");
             std::mem::forget(token.on_cancel(late));
             assert!(other.cancel());
-            let own: Option<taskmuster::CallbackGuard> = own.lock().expect("no panic").take();
+            let own: Option<taskmuster::CallbackGuard> = own.lock().take();
             assert!(!own.expect("put there").wait(), "waits for nobody");
         }
     });
-    *own.lock().expect("no panic") = Some(guard);
+    *own.lock() = Some(guard);
     assert!(token.cancel());
     assert_eq!(
         runs.load(Ordering::SeqCst),
@@ -502,12 +499,12 @@ fn a_token_of_several_parents_that_is_made_while_one_is_cancelled_is_cancelled()
             )
         },
         |(one, two, made)| {
-            *made.lock().expect("no panic") = Some(CancellationToken::any([one, two]));
+            *made.lock() = Some(CancellationToken::any([one, two]));
             true
         },
         |(_, two, _)| two.cancel(),
         |(_, _, made), _, _| {
-            let any = made.lock().expect("no panic").take().expect("made");
+            let any = made.lock().take().expect("made");
             assert!(any.is_cancelled());
             assert!(any.cause().expect("a cause").at().is_some());
         },

@@ -1,9 +1,10 @@
 //! Supervisors, child by child.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use taskmuster::{
     Backoff, Child, GaveUp, JoinError, Manager, Restart, StartFailure, Strategy, Supervisor,
@@ -28,16 +29,16 @@ struct Diary(Arc<Mutex<Vec<String>>>);
 
 impl Diary {
     fn note(&self, words: String) {
-        self.0.lock().expect("no panic").push(words);
+        self.0.lock().push(words);
     }
 
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().expect("no panic"))
+        std::mem::take(&mut *self.0.lock())
     }
 
     fn wait_for(&self, lines: usize) -> Vec<String> {
         let deadline = Instant::now() + HANG;
-        while self.0.lock().expect("no panic").len() < lines {
+        while self.0.lock().len() < lines {
             assert!(Instant::now() < deadline, "{:?} and no more", self.take());
             std::thread::yield_now();
         }
@@ -267,7 +268,7 @@ fn a_child_that_fails_to_start_again_counts_as_one_more_restart() {
         .child(
             Child::new("fragile", move |ctx| {
                 let start = {
-                    let mut starts = counter.lock().expect("no panic");
+                    let mut starts = counter.lock();
                     *starts += 1;
                     *starts
                 };
@@ -289,11 +290,7 @@ fn a_child_that_fails_to_start_again_counts_as_one_more_restart() {
         panic!("no failure")
     };
     assert!(error.is::<GaveUp>(), "{error}");
-    assert_eq!(
-        *starts.lock().expect("no panic"),
-        4,
-        "the first start and three restarts"
-    );
+    assert_eq!(*starts.lock(), 4, "the first start and three restarts");
 }
 
 #[test]
