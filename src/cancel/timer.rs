@@ -287,7 +287,8 @@ impl<F> State<F> {
     /// Makes the entry of a slot that has none.
     fn enter(&mut self, slot: u32, at: Option<Instant>) {
         if let (Some(place), Some(at)) = (self.slots.get(slot as usize), at) {
-            let scale = *self.scale.get_or_insert(Scale::around(at));
+            // Not around the alarm itself: all that is to come in a lifetime must be told apart, however far away that is.
+            let scale = *self.scale.get_or_insert_with(|| Scale::around(time::now()));
             let entry = Entry::new(scale.tick(at), slot, place.serial);
             self.heap.push(Reverse(entry));
         }
@@ -558,6 +559,17 @@ mod tests {
         assert_eq!(ringing(&timer, now), []);
         set(&timer, now, 8);
         assert_eq!(ringing(&timer, now), [8]);
+    }
+
+    #[test]
+    fn an_alarm_in_a_thousand_years_does_not_keep_the_others_from_ringing() {
+        let (timer, now) = timer();
+        let far = now + second(1_000 * 366 * 24 * 3_600);
+        set(&timer, far, 1);
+        set(&timer, now + second(1), 2);
+        assert_eq!(timer.due(now).1, Next::Sleep(now + second(1)));
+        assert_eq!(ringing(&timer, now + second(1)), [2]);
+        assert_eq!(ringing(&timer, now + second(9)), []);
     }
 
     #[test]
