@@ -192,3 +192,25 @@ fn a_task_that_is_not_ready_in_time_has_stopped_before_those_it_builds_on() {
     assert_eq!(started.expect_err("late").task(), "services/top");
     assert_eq!(*log.lock().expect("no panic"), ["top down", "base down"]);
 }
+
+#[test]
+fn a_task_that_waits_for_its_turn_to_start_has_its_whole_timeout() {
+    let manager = manager();
+    let group = manager.group("services");
+    let timeout = Duration::from_millis(400);
+    let started = group
+        .startup(HANG)
+        .then(group.task("slow"), move |ctx| {
+            std::thread::sleep(timeout);
+            ctx.ready();
+            Ok(())
+        })
+        .then(group.task("bounded").timeout(timeout), |ctx| {
+            ctx.ready();
+            ctx.wait();
+            Ok(())
+        })
+        .start();
+    let started = started.expect("each had the time");
+    assert!(started[1].join_timeout(HANG).is_ok());
+}
