@@ -257,14 +257,23 @@ impl Registry {
         if thread == Thread::NotOurs {
             limits::release_thread();
         }
+        // Before anybody learns that nobody is left: who was woken by that finds the ends in the channel.
+        self.tell_listeners(std::mem::take(&mut gone.listeners), record, &counted);
         self.announce(&gone);
-        for listener in &gone.listeners {
-            // Whoever has stopped listening loses nothing.
-            drop(listener.send(TaskEnd {
+    }
+
+    fn tell_listeners(&self, mut listeners: Vec<Listener>, record: &Record, outcome: &Outcome) {
+        let is_gone = |(_, listener): &Listener| {
+            let end = TaskEnd {
                 id: record.id,
                 name: Arc::clone(&record.path),
-                outcome: counted.clone(),
-            }));
+                outcome: outcome.clone(),
+            };
+            listener.send(end).is_err()
+        };
+        listeners.retain(is_gone);
+        if !listeners.is_empty() {
+            self.books.lock().forget(&listeners);
         }
     }
 
@@ -601,6 +610,13 @@ impl Registry {
             .is_some_and(|entry| entry.asked.is_some())
     }
 
+    /// How many listen to a group that is in the books.
+    #[cfg(test)]
+    pub(crate) fn listeners(&self, id: GroupId) -> usize {
+        let books = self.books.lock();
+        books.groups.get(&id).map_or(0, |it| it.listeners.len())
+    }
+
     /// How many tasks of a group have not ended.
     pub(crate) fn live_in(&self, id: GroupId) -> usize {
         self.books
@@ -632,13 +648,16 @@ impl Registry {
     }
 }
 
+/// Somebody who hears of the ends in a group.
+type Listener = (GroupId, Sender<TaskEnd>);
+
 /// What left the books and who wants to know; to be dropped and told after the lock.
 #[derive(Debug, Default)]
 struct Gone {
     record: Option<Arc<Record>>,
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
-    listeners: Vec<Sender<TaskEnd>>,
+    listeners: Vec<Listener>,
     news_for_drain: bool,
     /// No task lives any more and every thread was joined.
     was_last: bool,
@@ -726,15 +745,27 @@ impl Books {
             self.groups_to_ask += usize::from(entry.is_empty_and_unasked());
             entry.tasks.enter(Arc::clone(record));
         }
-        self.climb(record.group, |entry| entry.below += 1);
+        self.climb(record.group, |_, entry| entry.below += 1);
     }
 
     /// Visits a group and all above it.
-    fn climb(&mut self, id: GroupId, mut visit: impl FnMut(&mut Entry)) {
+    fn climb(&mut self, id: GroupId, mut visit: impl FnMut(GroupId, &mut Entry)) {
         let mut next = Some(id);
-        while let Some(entry) = next.and_then(|id| self.groups.get_mut(&id)) {
-            visit(entry);
+        while let Some(id) = next {
+            let Some(entry) = self.groups.get_mut(&id) else {
+                break;
+            };
+            visit(id, entry);
             next = entry.parent;
+        }
+    }
+
+    /// Takes out those who have stopped listening.
+    fn forget(&mut self, listeners: &[Listener]) {
+        for (id, gone) in listeners {
+            if let Some(entry) = self.groups.get_mut(id) {
+                entry.listeners.retain(|other| !other.same_channel(gone));
+            }
         }
     }
 
@@ -760,9 +791,10 @@ impl Books {
             self.drainers -= 1;
             gone.news_for_drain |= self.drainers == 0;
         }
-        self.climb(record.group, |entry| {
+        self.climb(record.group, |id, entry| {
             entry.below -= 1;
-            gone.listeners.extend(entry.listeners.iter().cloned());
+            let listeners = entry.listeners.iter().cloned();
+            gone.listeners.extend(listeners.map(|it| (id, it)));
             if entry.below == 0 {
                 gone.idlers.append(&mut entry.idlers);
             }
