@@ -36,7 +36,7 @@ use crate::task::spawner::{SpawnFailure, TaskBuilder};
 /// How long a child may take to stop before the supervisor gives up, if it has no grace of its own.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a child that announces its readiness may take for it, if nothing else is said.
+/// How long the start of a supervisor may take besides the times of its children.
 const READY: Duration = Duration::from_secs(30);
 
 /// Who is restarted when a child fails: Erlang's strategies.
@@ -138,6 +138,13 @@ impl Supervisor {
         let group = ctx.group().group(name);
         Nursery::new(self, ctx, &group).run()
     }
+
+    /// How long the start may take: each child its own time, and some more for the threads.
+    fn patience(&self) -> Duration {
+        let children = self.children.iter();
+        let times = children.map(|child| child.ready_within.unwrap_or_default());
+        times.fold(READY, Duration::saturating_add)
+    }
 }
 
 impl TaskBuilder {
@@ -148,9 +155,7 @@ impl TaskBuilder {
     /// child could not be started; those before it are stopped again.
     #[track_caller]
     pub fn supervise(self, supervisor: Supervisor) -> Result<TaskHandle<()>, StartError> {
-        let children = u32::try_from(supervisor.children.len()).unwrap_or(u32::MAX);
-        let patience = READY.saturating_mul(children.saturating_add(1));
-        let name = self.own_name().to_owned();
+        let (patience, name) = (supervisor.patience(), self.own_name().to_owned());
         let mut supervisor = supervisor;
         self.spawn_ready(patience, move |ctx| supervisor.run(ctx, &name))
     }
@@ -508,3 +513,21 @@ impl fmt::Display for DoesNotStop {
 }
 
 impl Error for DoesNotStop {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_child_has_its_whole_time_to_become_ready() {
+        let child = || Child::new("child", |_| Ok(()));
+        let slow = Duration::from_secs(600);
+        let supervisor = Supervisor::new(Strategy::OneForOne)
+            .child(child().ready_within(slow))
+            .child(child())
+            .child(child().ready_within(slow));
+        assert_eq!(supervisor.patience(), slow * 2 + READY);
+        let endless = supervisor.child(child().ready_within(Duration::MAX));
+        assert_eq!(endless.patience(), Duration::MAX);
+    }
+}
