@@ -355,3 +355,33 @@ fn a_shutdown_stops_children_in_reverse_order_and_restarts_nobody() {
     assert_eq!(family.diary.take(), down((0..4).rev()));
     assert_eq!(report.counts().restarts, 0);
 }
+
+#[test]
+fn a_supervisor_that_runs_again_waits_for_no_body_that_its_child_still_has() {
+    let manager = manager();
+    let (release, released) = bounded::<()>(0);
+    let (there, ready) = unbounded();
+    let deaf = Child::new("deaf", move |_| {
+        there.send(())?;
+        let _ = released.recv();
+        Ok(())
+    });
+    let (order, ordered) = unbounded();
+    let diary = Diary::default();
+    let mut inner = Supervisor::new(Strategy::OneForAll)
+        .restart(quickly())
+        .child(child(0, &diary, &ordered))
+        .child(deaf.grace(Duration::from_millis(20)));
+    let outer = Supervisor::new(Strategy::OneForOne)
+        .restart(quickly())
+        .child(Child::new("inner", move |ctx| inner.run(ctx, "inner")));
+    let outer = manager.task("outer").supervise(outer).expect("started");
+    ready.recv_timeout(HANG).expect("it runs");
+    order.send("fail").expect("it listens");
+    let Err(JoinError::Failed { error, .. }) = outer.join_timeout(HANG) else {
+        panic!("no failure")
+    };
+    assert!(error.is::<GaveUp>(), "{error}");
+    assert_eq!(manager.counts().panicked, 0, "it says so in an error");
+    drop(release);
+}
