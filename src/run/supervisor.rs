@@ -8,8 +8,8 @@
 //! 1. A child has at most one live task. It is started only when the one before has ended; one that does not end within
 //!    its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
-//! 3. A child that was cancelled by somebody else is down. One that the supervisor itself stopped for a restart is
-//!    started again, unless it is temporary.
+//! 3. A child that was cancelled by somebody else is down, however it ended. One that the supervisor itself stopped for
+//!    a restart is started again, unless it is temporary.
 //! 4. The end of a task that is not its child's present one is old news, and ignored.
 //! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
 
@@ -26,11 +26,11 @@ use crate::policy::verdict::{RunEnd, Verdict};
 use crate::run::hands::Shelf;
 use crate::run::repeat::GaveUp;
 use crate::run::startup::StartError;
-use crate::status::outcome::Outcome;
+use crate::status::outcome::{Failure, Outcome, SharedError};
 use crate::status::state::{TaskEnd, TaskId};
 use crate::task::context::{BoxError, TaskContext, TaskResult};
 use crate::task::group::Group;
-use crate::task::handle::TaskHandle;
+use crate::task::handle::{ReadyError, TaskHandle};
 use crate::task::spawner::{SpawnFailure, TaskBuilder};
 
 /// How long a child may take to stop before the supervisor gives up, if it has no grace of its own.
@@ -101,7 +101,8 @@ impl Supervisor {
     /// How often and after what delay children are restarted, all together: the limit counts every restart of the
     /// supervisor, however many children it concerns. [`Restart::on_failure`] with its defaults, without it.
     ///
-    /// Which ends lead to a restart is up to each [`Child`], not to this policy.
+    /// Which ends lead to a restart is up to each [`Child`], not to this policy. But an error that is marked as
+    /// [`Permanent`](crate::Permanent) ends the supervisor with that error, and those around it as well.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
@@ -305,18 +306,25 @@ impl<'a> Nursery<'a> {
         let Some(place) = self.children.get_mut(index) else {
             return Ok(());
         };
-        // The failure is the supervisor's business now: it counts as read.
-        let ended = place.present.take().and_then(|handle| handle.outcome());
-        place.gone = place.child.kind == Kind::Temporary;
-        let is_due = match (&ended, place.child.kind) {
-            (Some(Outcome::Failed(_) | Outcome::Panicked(_)), kind) => kind != Kind::Temporary,
-            (Some(Outcome::Completed), kind) => kind == Kind::Permanent,
+        let Some(handle) = place.present.take() else {
+            return Ok(());
+        };
+        let kind = place.child.kind;
+        place.gone = kind == Kind::Temporary;
+        if handle.token().is_cancelled() {
+            // By somebody else (3); a failure is for whoever asked it to stop.
+            return Ok(());
+        }
+        let ran = time::now().saturating_duration_since(place.began);
+        let why = EndedByItself::new(&handle, end.outcome.clone(), "");
+        // A failure is the supervisor's business now: it counts as read.
+        let is_due = match handle.outcome() {
+            Some(Outcome::Failed(_) | Outcome::Panicked(_)) => kind != Kind::Temporary,
+            Some(Outcome::Completed) => kind == Kind::Permanent,
             _ => false,
         };
-        let ran = time::now().saturating_duration_since(place.began);
         if is_due {
-            let why: BoxError = end_of(end).into();
-            self.restart_after(index, why, ran)
+            self.restart_after(index, why.into(), ran)
         } else {
             Ok(())
         }
@@ -358,13 +366,13 @@ impl<'a> Nursery<'a> {
         ran: Duration,
     ) -> Result<Duration, BoxError> {
         let (now, random) = (time::now(), self.random.draw());
-        let name = self.name_of(index);
+        let (name, end) = (self.name_of(index), RunEnd::failed(&*why));
         match self
             .restart
-            .decide(&mut self.history, RunEnd::Failed, ran, now, random)
+            .decide(&mut self.history, end, ran, now, random)
         {
             Verdict::Again(again) => {
-                let (me, whom) = (self.ctx.name(), self.whom());
+                let (me, whom, why) = (self.ctx.name(), self.whom(), Failure::of(&*why));
                 let after = match again.delay {
                     Duration::ZERO => String::new(),
                     delay => format!(" in {}", human(delay)),
@@ -434,7 +442,14 @@ impl<'a> Nursery<'a> {
                 }
                 ctx.checkpoint()
                     .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
-                return Err(NotStarted::Failed(index, error.into()));
+                // Read, whether it failed before its time was over or only when it was stopped.
+                let why = match (error, handle.outcome()) {
+                    (ReadyError::Ended { outcome, .. }, _) => {
+                        EndedByItself::new(&handle, outcome, " before it was ready").into()
+                    }
+                    (error, _) => error.into(),
+                };
+                return Err(NotStarted::Failed(index, why));
             }
         }
         place.present = Some(handle);
@@ -482,8 +497,40 @@ impl NotStarted {
     }
 }
 
-fn end_of(end: &TaskEnd) -> String {
-    format!("`{}` {}", end.name, end.outcome)
+/// A child has ended that was to go on; the source is its error, with all that it is marked with.
+#[derive(Debug)]
+struct EndedByItself {
+    child: Arc<str>,
+    outcome: Outcome,
+    error: Option<SharedError>,
+    when: &'static str,
+}
+
+impl EndedByItself {
+    fn new(handle: &TaskHandle<()>, outcome: Outcome, when: &'static str) -> Self {
+        Self {
+            child: handle.name().into(),
+            outcome,
+            error: handle.peek_error(),
+            when,
+        }
+    }
+}
+
+impl fmt::Display for EndedByItself {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (child, when) = (&self.child, self.when);
+        match self.error {
+            Some(_) => write!(f, "`{child}` failed{when}"),
+            None => write!(f, "`{child}` {}{when}", self.outcome),
+        }
+    }
+}
+
+impl Error for EndedByItself {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.as_ref().map(|error| &**error as _)
+    }
 }
 
 /// A child did not stop within its grace, so it could not be started again.
