@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
-use crate::base::time::{self, Duration, Instant, human};
+use crate::base::time::{self, Deadline, Duration, Instant, human};
+use crate::cancel::wait::RecvError;
 use crate::policy::random::Random;
 use crate::policy::restart::{History, Restart};
 use crate::policy::verdict::{RunEnd, Verdict};
@@ -43,7 +44,7 @@ const READY: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// The child alone.
+    /// The child alone: while it waits for its restart, the others are cared for.
     #[default]
     OneForOne,
     /// All children: the others are stopped in reverse order of start, then all are started in order.
@@ -252,9 +253,17 @@ struct Place<'a> {
     child: &'a Child,
     group: Group,
     present: Option<TaskHandle<()>>,
+    /// When it is started again, if it waits for that alone: meanwhile the others are cared for.
+    due: Option<Deadline>,
     began: Instant,
     /// Temporary, and over.
     gone: bool,
+}
+
+impl Place<'_> {
+    fn is_in_use(&self) -> bool {
+        self.present.is_some() || self.due.is_some()
+    }
 }
 
 impl<'a> Nursery<'a> {
@@ -263,6 +272,7 @@ impl<'a> Nursery<'a> {
             child,
             group: group.nameless_group(),
             present: None,
+            due: None,
             began: time::now(),
             gone: false,
         };
@@ -287,10 +297,43 @@ impl<'a> Nursery<'a> {
     fn tend(&mut self) -> TaskResult {
         self.start_from(0).map_err(NotStarted::into_error)?;
         self.ctx.ready();
-        while self.children.iter().any(|place| place.present.is_some()) {
-            let end = self.ctx.recv(&self.ends)?;
-            if let Some(index) = self.index_of(end.id) {
-                self.hear_end(index, &end)?;
+        while self.children.iter().any(Place::is_in_use) {
+            match self.hear_end_or_due() {
+                Ok(end) => {
+                    if let Some(index) = self.index_of(end.id) {
+                        self.hear_end(index, &end)?;
+                    }
+                }
+                Err(RecvError::Timeout) => self.start_due()?,
+                Err(stopped) => return Err(stopped.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next end; [`RecvError::Timeout`] when a child is due before.
+    fn hear_end_or_due(&self) -> Result<TaskEnd, RecvError> {
+        let due = self.children.iter().filter_map(|place| place.due);
+        let first = due.fold(Deadline::NEVER, Deadline::earlier);
+        match first.instant() {
+            Some(moment) => self.ctx.recv_deadline(&self.ends, moment),
+            None => self.ctx.recv(&self.ends),
+        }
+    }
+
+    /// Starts the children whose delay is over.
+    fn start_due(&mut self) -> TaskResult {
+        for index in 0..self.children.len() {
+            let place = self.children.get_mut(index);
+            let due = place.and_then(|place| place.due.take_if(|due| due.has_passed()));
+            if due.is_some() {
+                match self.start(index) {
+                    Ok(()) => {}
+                    Err(NotStarted::Failed(index, why)) => {
+                        self.restart_after(index, why, Duration::ZERO)?;
+                    }
+                    Err(fatal) => return Err(fatal.into_error()),
+                }
             }
         }
         Ok(())
@@ -330,24 +373,24 @@ impl<'a> Nursery<'a> {
         }
     }
 
-    /// Restarts whom the strategy names, until that succeeds or was tried too often.
+    /// Restarts whom the strategy names, until that succeeds or was tried too often; a child alone when it is due.
     fn restart_after(&mut self, index: usize, why: BoxError, ran: Duration) -> TaskResult {
         let (mut index, mut why, mut ran) = (index, why, ran);
         loop {
             let delay = self.admit_restart(index, why, ran)?;
             let first = match self.strategy {
-                Strategy::OneForOne | Strategy::RestForOne => index,
+                Strategy::OneForOne => {
+                    if let Some(place) = self.children.get_mut(index) {
+                        place.due = Some(Deadline::after(delay));
+                    }
+                    return Ok(());
+                }
+                Strategy::RestForOne => index,
                 Strategy::OneForAll => 0,
             };
-            if self.strategy != Strategy::OneForOne {
-                self.stop_from(first)?;
-            }
+            self.stop_from(first)?;
             self.ctx.sleep(delay)?;
-            let started = match self.strategy {
-                Strategy::OneForOne => self.start(index),
-                _ => self.start_from(first),
-            };
-            match started {
+            match self.start_from(first) {
                 Ok(()) => return Ok(()),
                 // A child that fails to start again is one more restart, as in Erlang.
                 Err(NotStarted::Failed(failed, error)) => {

@@ -341,6 +341,32 @@ fn a_child_that_does_not_stop_is_never_started_a_second_time_beside_itself() {
 }
 
 #[test]
+fn a_child_that_waits_for_its_restart_keeps_the_supervisor_from_nothing() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForOne, 3);
+    let slowly = Restart::on_failure().backoff(Backoff::constant(HANG * 100));
+    let supervisor = supervisor.restart(slowly.unlimited());
+    let supervisor = manager.task("slow").supervise(supervisor).expect("started");
+    let deadline = Instant::now() + HANG;
+    for (failing, restarts) in [(0, 1), (2, 2)] {
+        family.order(failing, "fail");
+        while manager.counts().restarts < restarts {
+            assert!(
+                Instant::now() < deadline,
+                "nobody hears that {failing} failed"
+            );
+            std::thread::yield_now();
+        }
+    }
+    assert!(matches!(
+        supervisor.stop(HANG),
+        Err(JoinError::Cancelled { .. })
+    ));
+    assert_eq!(family.diary.take(), [up(0..3), down([1])].concat());
+    assert!(manager.shutdown().expect("a report").is_clean());
+}
+
+#[test]
 fn a_shutdown_stops_children_in_reverse_order_and_restarts_nobody() {
     let manager = manager();
     let (family, supervisor) = Family::new(Strategy::OneForAll, 4);
