@@ -471,11 +471,19 @@ impl<'a> Nursery<'a> {
             .counts_for_readiness(child.readiness());
         place.began = time::now();
         let started = task.spawn(move |ctx| body.run(ctx));
-        let handle = started.map_err(|error| match error.failure() {
+        let handle = match started {
+            Ok(handle) => handle,
+            Err(error) if !matches!(error.failure(), SpawnFailure::Stopping) => {
+                return Err(NotStarted::Failed(index, error.into()));
+            }
             // The stop of the children comes before the supervisor's own.
-            SpawnFailure::Stopping => NotStarted::Fatal(ctx.wait().into()),
-            _ => NotStarted::Failed(index, error.into()),
-        })?;
+            Err(_) if ctx.is_stop_ahead() => return Err(NotStarted::Fatal(ctx.wait().into())),
+            Err(_) => {
+                // The child has cancelled its own group, for good (3).
+                place.gone = true;
+                return Ok(());
+            }
+        };
         if let Some(timeout) = child.ready_within {
             let stop = ctx.token().node().beacon().latch();
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {

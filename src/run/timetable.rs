@@ -248,9 +248,14 @@ impl<'a> Keeper<'a> {
                     self.running
                         .insert(handle.id(), (index, Tick { handle, began }));
                 }
-                // The stop of its ticks comes before its own.
+                // The stop of its ticks comes before its own, unless a job has cancelled them all.
                 Err(error) if matches!(error.failure(), SpawnFailure::Stopping) => {
-                    return Err(self.ctx.wait().into());
+                    let is_stopping = self.ctx.is_stop_ahead();
+                    return Err(if is_stopping {
+                        self.ctx.wait().into()
+                    } else {
+                        error.into()
+                    });
                 }
                 Err(error) => self.go_without(index, error)?,
             }

@@ -367,6 +367,31 @@ fn a_child_that_waits_for_its_restart_keeps_the_supervisor_from_nothing() {
 }
 
 #[test]
+fn a_child_that_has_cancelled_its_own_group_is_down_for_good() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForAll, 2);
+    let leaver = Child::new("leaver", |ctx| {
+        ctx.group().cancel();
+        Err(ctx.wait().into())
+    });
+    let supervisor = manager
+        .task("leavers")
+        .supervise(supervisor.child(leaver))
+        .expect("started");
+    assert_eq!(family.diary.take(), up(0..2));
+    let deadline = Instant::now() + HANG;
+    while manager.counts().cancelled == 0 {
+        assert!(Instant::now() < deadline, "it does not leave");
+        std::thread::yield_now();
+    }
+    family.order(0, "fail");
+    assert_eq!(family.diary.wait_for(3), [down([1]), up([0, 1])].concat());
+    family.order(0, "complete");
+    family.order(1, "complete");
+    supervisor.join_timeout(HANG).expect("completed");
+}
+
+#[test]
 fn a_shutdown_stops_children_in_reverse_order_and_restarts_nobody() {
     let manager = manager();
     let (family, supervisor) = Family::new(Strategy::OneForAll, 4);

@@ -174,3 +174,21 @@ fn a_tick_that_cannot_be_started_is_a_failed_tick_and_not_the_end_of_all_jobs() 
     until(|| ticks.load(Ordering::SeqCst) > before);
     assert!(matches!(house.stop(HANG), Err(JoinError::Cancelled { .. })));
 }
+
+#[test]
+fn a_job_that_cancels_the_ticks_of_all_ends_the_timetable() {
+    let manager = manager();
+    let schedule = Schedule::every(Duration::from_millis(1));
+    let timetable = Timetable::new().job(Job::new("saboteur", schedule, |ctx| {
+        ctx.group().cancel();
+        Ok(())
+    }));
+    let house = manager.task("house").timetable(timetable).expect("started");
+    let Err(JoinError::Failed { error, .. }) = house.join_timeout(HANG) else {
+        panic!("it does not end")
+    };
+    assert!(
+        error.to_string().contains("its group is stopping"),
+        "{error}"
+    );
+}
