@@ -453,7 +453,7 @@ impl Node {
     ) -> io::Result<bool> {
         loop {
             if let Some(alarm) = Alarm::from_bits(self.alarm.load()) {
-                return Ok(timer::move_to(alarm, at));
+                return Ok(timer::move_to(alarm, at, set_at, set_by.map(Arc::clone)));
             }
             let Some(at) = at.filter(|_| !self.is_cancelled()) else {
                 return Ok(!self.is_cancelled());

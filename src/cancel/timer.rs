@@ -160,10 +160,15 @@ impl<F> Timer<F> {
         state.vacate(alarm.slot)
     }
 
-    /// Moves an alarm; `false` if it is not pending any more.
-    pub(crate) fn move_to(&self, alarm: Alarm, at: Option<Instant>) -> bool {
+    /// Moves an alarm and changes its fuse, of which nothing is to be dropped; `false` if it is not pending any more.
+    pub(crate) fn move_to(
+        &self,
+        alarm: Alarm,
+        at: Option<Instant>,
+        change: impl FnOnce(&mut F),
+    ) -> bool {
         let mut state = self.0.lock();
-        let moved = state.move_to(alarm, at);
+        let moved = state.move_to(alarm, at, change);
         let is_urgent = moved && state.comes_sooner(at);
         drop(state);
         if is_urgent {
@@ -300,7 +305,7 @@ impl<F> State<F> {
         Some(Deadline::at(self.scale?.moment(entry.tick())))
     }
 
-    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>) -> bool {
+    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>, change: impl FnOnce(&mut F)) -> bool {
         let Some(before) = self.slot_of(alarm).map(|place| place.at) else {
             return false;
         };
@@ -308,6 +313,7 @@ impl<F> State<F> {
             return false;
         };
         place.at = at;
+        place.fuse.as_mut().map(change);
         match (before, at) {
             // Later: the entry that is there comes up too early and is put back (3).
             (Some(before), Some(at)) if at >= before => {}
@@ -438,8 +444,16 @@ fn ring_all(fuses: Vec<Fuse>) {
 }
 
 /// See [`Timer::move_to`].
-pub(crate) fn move_to(alarm: Alarm, at: Option<Instant>) -> bool {
-    TIMER.move_to(alarm, at)
+pub(crate) fn move_to(
+    alarm: Alarm,
+    at: Option<Instant>,
+    set_at: &'static Location<'static>,
+    mut set_by: Option<Arc<str>>,
+) -> bool {
+    TIMER.move_to(alarm, at, |fuse| {
+        fuse.set_at = set_at;
+        std::mem::swap(&mut fuse.set_by, &mut set_by);
+    })
 }
 
 /// See [`Timer::take_back`]; the fuse is dropped.
@@ -496,7 +510,7 @@ mod tests {
         assert_eq!(timer.take_back(first), None);
         assert_eq!(ringing(&timer, now), [2]);
         assert_eq!(timer.take_back(second_one), None);
-        assert!(!timer.move_to(second_one, Some(now)));
+        assert!(!timer.move_to(second_one, Some(now), |_| {}));
         assert_eq!(timer.moment_of(second_one), None);
     }
 
@@ -504,9 +518,9 @@ mod tests {
     fn a_moved_alarm_rings_at_its_new_moment_only() {
         let (timer, now) = timer();
         let alarm = set(&timer, now + second(5), 7);
-        assert!(timer.move_to(alarm, Some(now + second(9))));
+        assert!(timer.move_to(alarm, Some(now + second(9)), |_| {}));
         assert_eq!(ringing(&timer, now + second(5)), []);
-        assert!(timer.move_to(alarm, Some(now + second(6))));
+        assert!(timer.move_to(alarm, Some(now + second(6)), |_| {}));
         assert_eq!(timer.moment_of(alarm), Some(now + second(6)));
         assert_eq!(ringing(&timer, now + second(6)), [7]);
         assert_eq!(ringing(&timer, now + second(99)), []);
@@ -516,9 +530,9 @@ mod tests {
     fn an_alarm_moved_to_never_waits_until_it_is_moved_again() {
         let (timer, now) = timer();
         let alarm = set(&timer, now, 7);
-        assert!(timer.move_to(alarm, None));
+        assert!(timer.move_to(alarm, None, |_| {}));
         assert_eq!(ringing(&timer, now + second(99)), []);
-        assert!(timer.move_to(alarm, Some(now)));
+        assert!(timer.move_to(alarm, Some(now), |_| {}));
         assert_eq!(ringing(&timer, now), [7]);
     }
 
@@ -530,7 +544,7 @@ mod tests {
             .collect();
         for round in 0..10_000_u64 {
             for alarm in &alarms {
-                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50))));
+                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50)), |_| {}));
             }
         }
         let state = timer.0.lock();
