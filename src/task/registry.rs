@@ -251,30 +251,14 @@ impl Registry {
         let counted = outcome.clone();
         let end = record.end(outcome, at);
         let mut books = self.books.lock();
+        books.tell_listeners(record, &counted);
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
         if thread == Thread::NotOurs {
             limits::release_thread();
         }
-        // Before anybody learns that nobody is left: who was woken by that finds the ends in the channel.
-        self.tell_listeners(std::mem::take(&mut gone.listeners), record, &counted);
         self.announce(&gone);
-    }
-
-    fn tell_listeners(&self, mut listeners: Vec<Listener>, record: &Record, outcome: &Outcome) {
-        let is_gone = |(_, listener): &Listener| {
-            let end = TaskEnd {
-                id: record.id,
-                name: Arc::clone(&record.path),
-                outcome: outcome.clone(),
-            };
-            listener.send(end).is_err()
-        };
-        listeners.retain(is_gone);
-        if !listeners.is_empty() {
-            self.books.lock().forget(&listeners);
-        }
     }
 
     /// The thread of a task is about to be no more: it is to be joined.
@@ -648,16 +632,12 @@ impl Registry {
     }
 }
 
-/// Somebody who hears of the ends in a group.
-type Listener = (GroupId, Sender<TaskEnd>);
-
 /// What left the books and who wants to know; to be dropped and told after the lock.
 #[derive(Debug, Default)]
 struct Gone {
     record: Option<Arc<Record>>,
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
-    listeners: Vec<Listener>,
     news_for_drain: bool,
     /// No task lives any more and every thread was joined.
     was_last: bool,
@@ -745,28 +725,33 @@ impl Books {
             self.groups_to_ask += usize::from(entry.is_empty_and_unasked());
             entry.tasks.enter(Arc::clone(record));
         }
-        self.climb(record.group, |_, entry| entry.below += 1);
+        self.climb(record.group, |entry| entry.below += 1);
     }
 
     /// Visits a group and all above it.
-    fn climb(&mut self, id: GroupId, mut visit: impl FnMut(GroupId, &mut Entry)) {
+    fn climb(&mut self, id: GroupId, mut visit: impl FnMut(&mut Entry)) {
         let mut next = Some(id);
-        while let Some(id) = next {
-            let Some(entry) = self.groups.get_mut(&id) else {
-                break;
-            };
-            visit(id, entry);
+        while let Some(entry) = next.and_then(|id| self.groups.get_mut(&id)) {
+            visit(entry);
             next = entry.parent;
         }
     }
 
-    /// Takes out those who have stopped listening.
-    fn forget(&mut self, listeners: &[Listener]) {
-        for (id, gone) in listeners {
-            if let Some(entry) = self.groups.get_mut(id) {
-                entry.listeners.retain(|other| !other.same_channel(gone));
-            }
-        }
+    /// Tells of an end, and takes out those who have stopped listening.
+    ///
+    /// In the step in which the task leaves: so ends are told in their order, and whoever finds that nobody is left finds
+    /// the last end in the channel. A send to it never waits, and what it carries is nothing of the user's.
+    fn tell_listeners(&mut self, record: &Record, outcome: &Outcome) {
+        let end = || TaskEnd {
+            id: record.id,
+            name: Arc::clone(&record.path),
+            outcome: outcome.clone(),
+        };
+        self.climb(record.group, |entry| {
+            entry
+                .listeners
+                .retain(|listener| listener.send(end()).is_ok());
+        });
     }
 
     /// A group and all above it.
@@ -791,10 +776,8 @@ impl Books {
             self.drainers -= 1;
             gone.news_for_drain |= self.drainers == 0;
         }
-        self.climb(record.group, |id, entry| {
+        self.climb(record.group, |entry| {
             entry.below -= 1;
-            let listeners = entry.listeners.iter().cloned();
-            gone.listeners.extend(listeners.map(|it| (id, it)));
             if entry.below == 0 {
                 gone.idlers.append(&mut entry.idlers);
             }
