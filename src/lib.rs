@@ -9,10 +9,9 @@
 //! - [`Manager::spawn`] starts a task on a thread of its own; the task gets a [`TaskContext`] for its
 //!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
+//! - [`TaskBuilder::restart`] and [`schedule`](TaskBuilder::schedule) run a task again, a [`Timetable`] many of them, a
+//!   [`Supervisor`] some together; [`Group::scope`] lends tasks that borrow; [`Group::startup`] starts some in order.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
-//! - Tasks [start again](TaskBuilder::restart) after a failure, [run by the clock](TaskBuilder::every), are [watched by a
-//!   supervisor](Supervisor), [borrow](Manager::scope) from the function that waits for them, or [start in
-//!   order](Group::startup), each when the one before is ready.
 //! - Child processes (feature `process`) belong to a task and end with it: `TaskContext::run`, `spawn_child`.
 //! - A [`sync::Mutex`] and a [`sync::Condvar`] are waited for like everything else: a cancel ends the wait at once.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.

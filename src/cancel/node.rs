@@ -159,6 +159,12 @@ impl Node {
             node.mark_through(&bridge.origin());
             node.wake(&mut Vec::new());
         }
+        // Whoever cancelled it before it had its bridges could not take them out of the lists of the other parents. The
+        // lock orders the two: he finds the bridges, or his cancel is found here.
+        let is_cancelled = matches!(&*node.links.lock(), Links::Cancelled(_));
+        if is_cancelled {
+            node.leave_parents();
+        }
         node
     }
 
@@ -449,7 +455,7 @@ impl Node {
     ) -> io::Result<bool> {
         loop {
             if let Some(alarm) = Alarm::from_bits(self.alarm.load()) {
-                return Ok(timer::move_to(alarm, at));
+                return Ok(timer::move_to(alarm, at, set_at, set_by.map(Arc::clone)));
             }
             let Some(at) = at.filter(|_| !self.is_cancelled()) else {
                 return Ok(!self.is_cancelled());
@@ -571,6 +577,9 @@ impl<'a> Iterator for Ancestors<'a> {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
     use crate::base::time::{self, Deadline, Duration};
 
@@ -618,6 +627,36 @@ mod tests {
         assert_eq!(children(&root), 0);
         child.release();
         assert_eq!(root.holders.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_node_of_several_parents_that_is_born_cancelled_leaves_nothing_in_the_others() {
+        let (cancelled, other) = (Node::root(), Node::root());
+        assert!(cancelled.cancel(Cause::request()).is_some());
+        let node = Node::below_all(&[&other, &cancelled]);
+        assert!(node.is_cancelled());
+        assert_eq!(children(&other), 0);
+        node.release();
+        assert_eq!(other.holders.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_parent_that_is_cancelled_meanwhile_leaves_nothing_of_the_node_in_the_others() {
+        for _ in 0..2_000 {
+            let (first, other) = (Node::root(), Node::root());
+            let start = Barrier::new(2);
+            let node = thread::scope(|threads| {
+                threads.spawn(|| {
+                    start.wait();
+                    drop(first.cancel(Cause::request()));
+                });
+                start.wait();
+                Node::below_all(&[&first, &other])
+            });
+            assert!(node.is_cancelled());
+            assert_eq!(children(&other), 0);
+            node.release();
+        }
     }
 
     #[test]

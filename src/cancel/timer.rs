@@ -160,10 +160,15 @@ impl<F> Timer<F> {
         state.vacate(alarm.slot)
     }
 
-    /// Moves an alarm; `false` if it is not pending any more.
-    pub(crate) fn move_to(&self, alarm: Alarm, at: Option<Instant>) -> bool {
+    /// Moves an alarm and changes its fuse, of which nothing is to be dropped; `false` if it is not pending any more.
+    pub(crate) fn move_to(
+        &self,
+        alarm: Alarm,
+        at: Option<Instant>,
+        change: impl FnOnce(&mut F),
+    ) -> bool {
         let mut state = self.0.lock();
-        let moved = state.move_to(alarm, at);
+        let moved = state.move_to(alarm, at, change);
         let is_urgent = moved && state.comes_sooner(at);
         drop(state);
         if is_urgent {
@@ -287,7 +292,8 @@ impl<F> State<F> {
     /// Makes the entry of a slot that has none.
     fn enter(&mut self, slot: u32, at: Option<Instant>) {
         if let (Some(place), Some(at)) = (self.slots.get(slot as usize), at) {
-            let scale = *self.scale.get_or_insert(Scale::around(at));
+            // Not around the alarm itself: all that is to come in a lifetime must be told apart, however far away that is.
+            let scale = *self.scale.get_or_insert_with(|| Scale::around(time::now()));
             let entry = Entry::new(scale.tick(at), slot, place.serial);
             self.heap.push(Reverse(entry));
         }
@@ -299,7 +305,7 @@ impl<F> State<F> {
         Some(Deadline::at(self.scale?.moment(entry.tick())))
     }
 
-    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>) -> bool {
+    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>, change: impl FnOnce(&mut F)) -> bool {
         let Some(before) = self.slot_of(alarm).map(|place| place.at) else {
             return false;
         };
@@ -307,6 +313,7 @@ impl<F> State<F> {
             return false;
         };
         place.at = at;
+        place.fuse.as_mut().map(change);
         match (before, at) {
             // Later: the entry that is there comes up too early and is put back (3).
             (Some(before), Some(at)) if at >= before => {}
@@ -437,8 +444,16 @@ fn ring_all(fuses: Vec<Fuse>) {
 }
 
 /// See [`Timer::move_to`].
-pub(crate) fn move_to(alarm: Alarm, at: Option<Instant>) -> bool {
-    TIMER.move_to(alarm, at)
+pub(crate) fn move_to(
+    alarm: Alarm,
+    at: Option<Instant>,
+    set_at: &'static Location<'static>,
+    mut set_by: Option<Arc<str>>,
+) -> bool {
+    TIMER.move_to(alarm, at, |fuse| {
+        fuse.set_at = set_at;
+        std::mem::swap(&mut fuse.set_by, &mut set_by);
+    })
 }
 
 /// See [`Timer::take_back`]; the fuse is dropped.
@@ -495,7 +510,7 @@ mod tests {
         assert_eq!(timer.take_back(first), None);
         assert_eq!(ringing(&timer, now), [2]);
         assert_eq!(timer.take_back(second_one), None);
-        assert!(!timer.move_to(second_one, Some(now)));
+        assert!(!timer.move_to(second_one, Some(now), |_| {}));
         assert_eq!(timer.moment_of(second_one), None);
     }
 
@@ -503,9 +518,9 @@ mod tests {
     fn a_moved_alarm_rings_at_its_new_moment_only() {
         let (timer, now) = timer();
         let alarm = set(&timer, now + second(5), 7);
-        assert!(timer.move_to(alarm, Some(now + second(9))));
+        assert!(timer.move_to(alarm, Some(now + second(9)), |_| {}));
         assert_eq!(ringing(&timer, now + second(5)), []);
-        assert!(timer.move_to(alarm, Some(now + second(6))));
+        assert!(timer.move_to(alarm, Some(now + second(6)), |_| {}));
         assert_eq!(timer.moment_of(alarm), Some(now + second(6)));
         assert_eq!(ringing(&timer, now + second(6)), [7]);
         assert_eq!(ringing(&timer, now + second(99)), []);
@@ -515,9 +530,9 @@ mod tests {
     fn an_alarm_moved_to_never_waits_until_it_is_moved_again() {
         let (timer, now) = timer();
         let alarm = set(&timer, now, 7);
-        assert!(timer.move_to(alarm, None));
+        assert!(timer.move_to(alarm, None, |_| {}));
         assert_eq!(ringing(&timer, now + second(99)), []);
-        assert!(timer.move_to(alarm, Some(now)));
+        assert!(timer.move_to(alarm, Some(now), |_| {}));
         assert_eq!(ringing(&timer, now), [7]);
     }
 
@@ -529,7 +544,7 @@ mod tests {
             .collect();
         for round in 0..10_000_u64 {
             for alarm in &alarms {
-                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50))));
+                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50)), |_| {}));
             }
         }
         let state = timer.0.lock();
@@ -558,6 +573,17 @@ mod tests {
         assert_eq!(ringing(&timer, now), []);
         set(&timer, now, 8);
         assert_eq!(ringing(&timer, now), [8]);
+    }
+
+    #[test]
+    fn an_alarm_in_a_thousand_years_does_not_keep_the_others_from_ringing() {
+        let (timer, now) = timer();
+        let far = now + second(1_000 * 366 * 24 * 3_600);
+        set(&timer, far, 1);
+        set(&timer, now + second(1), 2);
+        assert_eq!(timer.due(now).1, Next::Sleep(now + second(1)));
+        assert_eq!(ringing(&timer, now + second(1)), [2]);
+        assert_eq!(ringing(&timer, now + second(9)), []);
     }
 
     #[test]

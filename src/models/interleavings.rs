@@ -197,7 +197,7 @@ pub fn an_alarm_rings_or_was_moved() {
     let alarm = timer.set(Some(now), || 7_u8, || Ok(())).unwrap();
     let theirs = Arc::clone(&timer);
     let thread = thread::spawn(move || theirs.due(now).0.len());
-    let moved = timer.move_to(alarm, Some(later));
+    let moved = timer.move_to(alarm, Some(later), |_| {});
     let rang = thread.join().unwrap();
     assert_eq!(
         rang,

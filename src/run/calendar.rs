@@ -83,6 +83,8 @@ impl Page {
         };
         // Those that came while a tick was running; the last of them is used at once.
         while let Some(later) = self.calendar.after(next).filter(|it| *it <= Local::now()) {
+            // A clock that was set from 1970 to the present leaves very many of them.
+            ctx.checkpoint()?;
             passed += 1;
             next = later;
         }
@@ -121,6 +123,24 @@ mod tests {
     use chrono::TimeZone as _;
 
     use super::*;
+    use crate::manager::Manager;
+
+    #[test]
+    fn a_clock_that_was_set_forward_by_many_years_makes_nobody_deaf_to_its_stop() {
+        let manager = Manager::builder().build().expect("a manager");
+        let task = manager.spawn::<()>("every second", |ctx| {
+            let calendar = Calendar::parse("* * * * * *")?;
+            let last = DateTime::UNIX_EPOCH.with_timezone(&Local);
+            let passed = Page { calendar, last }.wait(ctx)?;
+            unreachable!("it counts for minutes: {passed:?}");
+        });
+        let task = task.expect("spawned");
+        while task.status().checkpoints == 0 {
+            std::thread::yield_now();
+        }
+        let stopped = task.stop(Duration::from_secs(20));
+        assert!(stopped.is_err_and(|error| error.to_string().contains("cancelled")));
+    }
 
     #[test]
     fn the_next_moment_is_the_first_after_the_last() {

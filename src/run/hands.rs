@@ -20,6 +20,9 @@ impl Shelf {
     }
 
     /// Runs the body, which is put back when that is over, by a panic too.
+    ///
+    /// # Errors
+    /// That of the body; or that another task still has it, which did not stop when it was asked to.
     pub(crate) fn run(&self, ctx: &TaskContext) -> TaskResult {
         let mut hands = Hands {
             body: self.0.lock().take(),
@@ -27,7 +30,7 @@ impl Shelf {
         };
         match &mut hands.body {
             Some(body) => body(ctx),
-            None => unreachable!("a body is run by one task at a time"),
+            None => Err("an earlier task with the same body has not stopped yet".into()),
         }
     }
 }
@@ -39,6 +42,9 @@ struct Hands<'a> {
 
 impl Drop for Hands<'_> {
     fn drop(&mut self) {
+        if self.body.is_none() {
+            return;
+        }
         let before = std::mem::replace(&mut *self.shelf.0.lock(), self.body.take());
         unwind::discard(before);
     }

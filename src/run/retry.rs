@@ -52,7 +52,8 @@ impl TaskContext {
     /// For a whole task that runs again, see [`TaskBuilder::restart`](crate::TaskBuilder::restart).
     ///
     /// # Errors
-    /// [`RetryError`], with the error of the last attempt as its source.
+    /// [`RetryError`], with the error of the last attempt as its source; or with a [`PolicyError`](crate::PolicyError),
+    /// and without any attempt, if the backoff says something that could never happen.
     ///
     /// ```
     /// use std::time::Duration;
@@ -78,6 +79,9 @@ impl TaskContext {
         mut attempt: impl FnMut(u32) -> Result<T, E>,
     ) -> Result<T, RetryError> {
         let (retry, place) = (retry.into(), Location::caller());
+        if let Err(error) = retry.backoff.check() {
+            return Err(RetryError::new(0, Reason::Failed(error.into())));
+        }
         let (mut random, mut delay) = (Random::from_entropy(), Duration::ZERO);
         for number in 1_u32.. {
             let stopped = |cancelled| RetryError::new(number - 1, Reason::Cancelled(cancelled));

@@ -55,10 +55,7 @@ impl TaskBuilder {
         place: &'static Location<'static>,
     ) -> Result<TaskHandle<T>, StartError> {
         let handle = self.counts_for_readiness(true).spawn_boxed(body, place)?;
-        handle.wait_ready(timeout).map_err(|error| {
-            handle.cancel();
-            StartError::new(handle.name(), StartFailure::NotReady(error))
-        })?;
+        await_ready(&handle, timeout)?;
         Ok(handle)
     }
 }
@@ -112,21 +109,34 @@ impl Startup {
     /// Starts the tasks; each has the timeout for itself to become ready.
     ///
     /// # Errors
-    /// [`StartError`] of the first that does not become ready. Those before it are stopped in reverse order, one after
-    /// the other, each within the same time.
+    /// [`StartError`] of the first that does not become ready. It and those before it are stopped in reverse order, one
+    /// after the other, each within the same time.
     pub fn start(self) -> Result<Vec<TaskHandle<()>>, StartError> {
         let mut started = Vec::with_capacity(self.tasks.len());
-        for (task, body, place) in self.tasks {
-            match task.spawn_ready_boxed(self.timeout, body, place) {
-                Ok(handle) => started.push(handle),
-                Err(error) => {
-                    roll_back(&started, self.timeout);
-                    return Err(error);
-                }
+        let result = self.tasks.into_iter().try_for_each(|(task, body, place)| {
+            let handle = task.counts_for_readiness(true).spawn_boxed(body, place)?;
+            // Among the started before it is ready: if it never is, it is the first to go.
+            started.push(handle);
+            started
+                .last()
+                .map_or(Ok(()), |handle| await_ready(handle, self.timeout))
+        });
+        match result {
+            Ok(()) => Ok(started),
+            Err(error) => {
+                roll_back(&started, self.timeout);
+                Err(error)
             }
         }
-        Ok(started)
     }
+}
+
+/// Waits until the task is ready; one that is not in time is asked to stop.
+fn await_ready<T>(handle: &TaskHandle<T>, timeout: Duration) -> Result<(), StartError> {
+    handle.wait_ready(timeout).map_err(|error| {
+        handle.cancel();
+        StartError::new(handle.name(), StartFailure::NotReady(error))
+    })
 }
 
 fn roll_back(started: &[TaskHandle<()>], timeout: Duration) {

@@ -8,8 +8,8 @@
 //! 1. A child has at most one live task. It is started only when the one before has ended; one that does not end within
 //!    its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
-//! 3. A child that was cancelled by somebody else is down. One that the supervisor itself stopped for a restart is
-//!    started again, unless it is temporary.
+//! 3. A child that was cancelled by somebody else is down, however it ended. One that the supervisor itself stopped for
+//!    a restart is started again, unless it is temporary.
 //! 4. The end of a task that is not its child's present one is old news, and ignored.
 //! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
 
@@ -19,31 +19,32 @@ use std::sync::Arc;
 
 use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
-use crate::base::time::{self, Duration, Instant, human};
+use crate::base::time::{self, Deadline, Duration, Instant, human};
+use crate::cancel::wait::RecvError;
 use crate::policy::random::Random;
 use crate::policy::restart::{History, Restart};
 use crate::policy::verdict::{RunEnd, Verdict};
 use crate::run::hands::Shelf;
 use crate::run::repeat::GaveUp;
 use crate::run::startup::StartError;
-use crate::status::outcome::Outcome;
+use crate::status::outcome::{Failure, Outcome, SharedError};
 use crate::status::state::{TaskEnd, TaskId};
 use crate::task::context::{BoxError, TaskContext, TaskResult};
 use crate::task::group::Group;
-use crate::task::handle::TaskHandle;
+use crate::task::handle::{ReadyError, TaskHandle};
 use crate::task::spawner::{SpawnFailure, TaskBuilder};
 
 /// How long a child may take to stop before the supervisor gives up, if it has no grace of its own.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a child that announces its readiness may take for it, if nothing else is said.
+/// How long the start of a supervisor may take besides the times of its children.
 const READY: Duration = Duration::from_secs(30);
 
 /// Who is restarted when a child fails: Erlang's strategies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// The child alone.
+    /// The child alone: while it waits for its restart, the others are cared for.
     #[default]
     OneForOne,
     /// All children: the others are stopped in reverse order of start, then all are started in order.
@@ -101,7 +102,8 @@ impl Supervisor {
     /// How often and after what delay children are restarted, all together: the limit counts every restart of the
     /// supervisor, however many children it concerns. [`Restart::on_failure`] with its defaults, without it.
     ///
-    /// Which ends lead to a restart is up to each [`Child`], not to this policy.
+    /// Which ends lead to a restart is up to each [`Child`], not to this policy. But an error that is marked as
+    /// [`Permanent`](crate::Permanent) ends the supervisor with that error, and those around it as well.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
@@ -138,6 +140,13 @@ impl Supervisor {
         let group = ctx.group().group(name);
         Nursery::new(self, ctx, &group).run()
     }
+
+    /// How long the start may take: each child its own time, and some more for the threads.
+    fn patience(&self) -> Duration {
+        let children = self.children.iter();
+        let times = children.map(|child| child.ready_within.unwrap_or_default());
+        times.fold(READY, Duration::saturating_add)
+    }
 }
 
 impl TaskBuilder {
@@ -148,9 +157,7 @@ impl TaskBuilder {
     /// child could not be started; those before it are stopped again.
     #[track_caller]
     pub fn supervise(self, supervisor: Supervisor) -> Result<TaskHandle<()>, StartError> {
-        let children = u32::try_from(supervisor.children.len()).unwrap_or(u32::MAX);
-        let patience = READY.saturating_mul(children.saturating_add(1));
-        let name = self.own_name().to_owned();
+        let (patience, name) = (supervisor.patience(), self.own_name().to_owned());
         let mut supervisor = supervisor;
         self.spawn_ready(patience, move |ctx| supervisor.run(ctx, &name))
     }
@@ -246,9 +253,17 @@ struct Place<'a> {
     child: &'a Child,
     group: Group,
     present: Option<TaskHandle<()>>,
+    /// When it is started again, if it waits for that alone: meanwhile the others are cared for.
+    due: Option<Deadline>,
     began: Instant,
     /// Temporary, and over.
     gone: bool,
+}
+
+impl Place<'_> {
+    fn is_in_use(&self) -> bool {
+        self.present.is_some() || self.due.is_some()
+    }
 }
 
 impl<'a> Nursery<'a> {
@@ -257,6 +272,7 @@ impl<'a> Nursery<'a> {
             child,
             group: group.nameless_group(),
             present: None,
+            due: None,
             began: time::now(),
             gone: false,
         };
@@ -281,10 +297,43 @@ impl<'a> Nursery<'a> {
     fn tend(&mut self) -> TaskResult {
         self.start_from(0).map_err(NotStarted::into_error)?;
         self.ctx.ready();
-        while self.children.iter().any(|place| place.present.is_some()) {
-            let end = self.ctx.recv(&self.ends)?;
-            if let Some(index) = self.index_of(end.id) {
-                self.hear_end(index, &end)?;
+        while self.children.iter().any(Place::is_in_use) {
+            match self.hear_end_or_due() {
+                Ok(end) => {
+                    if let Some(index) = self.index_of(end.id) {
+                        self.hear_end(index, &end)?;
+                    }
+                }
+                Err(RecvError::Timeout) => self.start_due()?,
+                Err(stopped) => return Err(stopped.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next end; [`RecvError::Timeout`] when a child is due before.
+    fn hear_end_or_due(&self) -> Result<TaskEnd, RecvError> {
+        let due = self.children.iter().filter_map(|place| place.due);
+        let first = due.fold(Deadline::NEVER, Deadline::earlier);
+        match first.instant() {
+            Some(moment) => self.ctx.recv_deadline(&self.ends, moment),
+            None => self.ctx.recv(&self.ends),
+        }
+    }
+
+    /// Starts the children whose delay is over.
+    fn start_due(&mut self) -> TaskResult {
+        for index in 0..self.children.len() {
+            let place = self.children.get_mut(index);
+            let due = place.and_then(|place| place.due.take_if(|due| due.has_passed()));
+            if due.is_some() {
+                match self.start(index) {
+                    Ok(()) => {}
+                    Err(NotStarted::Failed(index, why)) => {
+                        self.restart_after(index, why, Duration::ZERO)?;
+                    }
+                    Err(fatal) => return Err(fatal.into_error()),
+                }
             }
         }
         Ok(())
@@ -300,41 +349,48 @@ impl<'a> Nursery<'a> {
         let Some(place) = self.children.get_mut(index) else {
             return Ok(());
         };
-        // The failure is the supervisor's business now: it counts as read.
-        let ended = place.present.take().and_then(|handle| handle.outcome());
-        place.gone = place.child.kind == Kind::Temporary;
-        let is_due = match (&ended, place.child.kind) {
-            (Some(Outcome::Failed(_) | Outcome::Panicked(_)), kind) => kind != Kind::Temporary,
-            (Some(Outcome::Completed), kind) => kind == Kind::Permanent,
+        let Some(handle) = place.present.take() else {
+            return Ok(());
+        };
+        let kind = place.child.kind;
+        place.gone = kind == Kind::Temporary;
+        if handle.token().is_cancelled() {
+            // By somebody else (3); a failure is for whoever asked it to stop.
+            return Ok(());
+        }
+        let ran = time::now().saturating_duration_since(place.began);
+        let why = EndedByItself::new(&handle, end.outcome.clone(), "");
+        // A failure is the supervisor's business now: it counts as read.
+        let is_due = match handle.outcome() {
+            Some(Outcome::Failed(_) | Outcome::Panicked(_)) => kind != Kind::Temporary,
+            Some(Outcome::Completed) => kind == Kind::Permanent,
             _ => false,
         };
-        let ran = time::now().saturating_duration_since(place.began);
         if is_due {
-            let why: BoxError = end_of(end).into();
-            self.restart_after(index, why, ran)
+            self.restart_after(index, why.into(), ran)
         } else {
             Ok(())
         }
     }
 
-    /// Restarts whom the strategy names, until that succeeds or was tried too often.
+    /// Restarts whom the strategy names, until that succeeds or was tried too often; a child alone when it is due.
     fn restart_after(&mut self, index: usize, why: BoxError, ran: Duration) -> TaskResult {
         let (mut index, mut why, mut ran) = (index, why, ran);
         loop {
             let delay = self.admit_restart(index, why, ran)?;
             let first = match self.strategy {
-                Strategy::OneForOne | Strategy::RestForOne => index,
+                Strategy::OneForOne => {
+                    if let Some(place) = self.children.get_mut(index) {
+                        place.due = Some(Deadline::after(delay));
+                    }
+                    return Ok(());
+                }
+                Strategy::RestForOne => index,
                 Strategy::OneForAll => 0,
             };
-            if self.strategy != Strategy::OneForOne {
-                self.stop_from(first)?;
-            }
+            self.stop_from(first)?;
             self.ctx.sleep(delay)?;
-            let started = match self.strategy {
-                Strategy::OneForOne => self.start(index),
-                _ => self.start_from(first),
-            };
-            match started {
+            match self.start_from(first) {
                 Ok(()) => return Ok(()),
                 // A child that fails to start again is one more restart, as in Erlang.
                 Err(NotStarted::Failed(failed, error)) => {
@@ -353,13 +409,13 @@ impl<'a> Nursery<'a> {
         ran: Duration,
     ) -> Result<Duration, BoxError> {
         let (now, random) = (time::now(), self.random.draw());
-        let name = self.name_of(index);
+        let (name, end) = (self.name_of(index), RunEnd::failed(&*why));
         match self
             .restart
-            .decide(&mut self.history, RunEnd::Failed, ran, now, random)
+            .decide(&mut self.history, end, ran, now, random)
         {
             Verdict::Again(again) => {
-                let (me, whom) = (self.ctx.name(), self.whom());
+                let (me, whom, why) = (self.ctx.name(), self.whom(), Failure::of(&*why));
                 let after = match again.delay {
                     Duration::ZERO => String::new(),
                     delay => format!(" in {}", human(delay)),
@@ -415,11 +471,19 @@ impl<'a> Nursery<'a> {
             .counts_for_readiness(child.readiness());
         place.began = time::now();
         let started = task.spawn(move |ctx| body.run(ctx));
-        let handle = started.map_err(|error| match error.failure() {
+        let handle = match started {
+            Ok(handle) => handle,
+            Err(error) if !matches!(error.failure(), SpawnFailure::Stopping) => {
+                return Err(NotStarted::Failed(index, error.into()));
+            }
             // The stop of the children comes before the supervisor's own.
-            SpawnFailure::Stopping => NotStarted::Fatal(ctx.wait().into()),
-            _ => NotStarted::Failed(index, error.into()),
-        })?;
+            Err(_) if ctx.is_stop_ahead() => return Err(NotStarted::Fatal(ctx.wait().into())),
+            Err(_) => {
+                // The child has cancelled its own group, for good (3).
+                place.gone = true;
+                return Ok(());
+            }
+        };
         if let Some(timeout) = child.ready_within {
             let stop = ctx.token().node().beacon().latch();
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
@@ -429,7 +493,14 @@ impl<'a> Nursery<'a> {
                 }
                 ctx.checkpoint()
                     .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
-                return Err(NotStarted::Failed(index, error.into()));
+                // Read, whether it failed before its time was over or only when it was stopped.
+                let why = match (error, handle.outcome()) {
+                    (ReadyError::Ended { outcome, .. }, _) => {
+                        EndedByItself::new(&handle, outcome, " before it was ready").into()
+                    }
+                    (error, _) => error.into(),
+                };
+                return Err(NotStarted::Failed(index, why));
             }
         }
         place.present = Some(handle);
@@ -477,8 +548,40 @@ impl NotStarted {
     }
 }
 
-fn end_of(end: &TaskEnd) -> String {
-    format!("`{}` {}", end.name, end.outcome)
+/// A child has ended that was to go on; the source is its error, with all that it is marked with.
+#[derive(Debug)]
+struct EndedByItself {
+    child: Arc<str>,
+    outcome: Outcome,
+    error: Option<SharedError>,
+    when: &'static str,
+}
+
+impl EndedByItself {
+    fn new(handle: &TaskHandle<()>, outcome: Outcome, when: &'static str) -> Self {
+        Self {
+            child: handle.name().into(),
+            outcome,
+            error: handle.peek_error(),
+            when,
+        }
+    }
+}
+
+impl fmt::Display for EndedByItself {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (child, when) = (&self.child, self.when);
+        match self.error {
+            Some(_) => write!(f, "`{child}` failed{when}"),
+            None => write!(f, "`{child}` {}{when}", self.outcome),
+        }
+    }
+}
+
+impl Error for EndedByItself {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.as_ref().map(|error| &**error as _)
+    }
 }
 
 /// A child did not stop within its grace, so it could not be started again.
@@ -508,3 +611,21 @@ impl fmt::Display for DoesNotStop {
 }
 
 impl Error for DoesNotStop {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_child_has_its_whole_time_to_become_ready() {
+        let child = || Child::new("child", |_| Ok(()));
+        let slow = Duration::from_secs(600);
+        let supervisor = Supervisor::new(Strategy::OneForOne)
+            .child(child().ready_within(slow))
+            .child(child())
+            .child(child().ready_within(slow));
+        assert_eq!(supervisor.patience(), slow * 2 + READY);
+        let endless = supervisor.child(child().ready_within(Duration::MAX));
+        assert_eq!(endless.patience(), Duration::MAX);
+    }
+}

@@ -24,18 +24,22 @@ use crate::run::hands::Shelf;
 use crate::run::startup::StartError;
 use crate::status::outcome::Outcome;
 use crate::status::state::{TaskEnd, TaskId};
-use crate::task::context::{BoxError, TaskContext, TaskResult};
+use crate::task::context::{TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
-use crate::task::spawner::{SpawnFailure, TaskBuilder};
+use crate::task::spawner::{SpawnError, SpawnFailure, TaskBuilder};
 
 /// How long the start of a timetable may take: it starts no job.
 const READY: Duration = Duration::from_secs(30);
 
+/// How long a job waits at least when the system, or the manager's limit, had no thread for its tick.
+const NO_THREAD: Duration = Duration::from_millis(100);
+
 /// Many jobs, each on a schedule of its own, without a thread for each.
 ///
 /// Every tick is a task of a group with the timetable's name, so it can be seen, stopped and awaited like any other. A
-/// tick that fails is logged, and counted by its job's restart policy.
+/// tick that fails is logged, and counted by its job's restart policy; so is one for which there is no thread, and the
+/// next one begins 100 ms later at the earliest.
 ///
 /// For few periodic tasks, [`TaskBuilder::every`] is simpler and starts its ticks sooner: it keeps its thread.
 ///
@@ -235,27 +239,55 @@ impl<'a> Keeper<'a> {
                 break;
             }
             self.due.pop();
-            if let Some(entry) = self.entries.get(index) {
-                let handle = self.start(entry.job)?;
-                let began = time::now();
-                self.running
-                    .insert(handle.id(), (index, Tick { handle, began }));
+            let Some(entry) = self.entries.get(index) else {
+                continue;
+            };
+            match self.start(entry.job) {
+                Ok(handle) => {
+                    let began = time::now();
+                    self.running
+                        .insert(handle.id(), (index, Tick { handle, began }));
+                }
+                // The stop of its ticks comes before its own, unless a job has cancelled them all.
+                Err(error) if matches!(error.failure(), SpawnFailure::Stopping) => {
+                    let is_stopping = self.ctx.is_stop_ahead();
+                    return Err(if is_stopping {
+                        self.ctx.wait().into()
+                    } else {
+                        error.into()
+                    });
+                }
+                Err(error) => self.go_without(index, error)?,
             }
         }
         Ok(())
     }
 
-    fn start(&self, job: &Job) -> Result<TaskHandle<()>, BoxError> {
+    fn start(&self, job: &Job) -> Result<TaskHandle<()>, SpawnError<()>> {
         let body = job.body.clone();
         let task = self.group.task(&job.name).timeout(job.timeout);
-        task.spawn(move |ctx| body.run(ctx)).map_err(|error| {
-            if matches!(error.failure(), SpawnFailure::Stopping) {
-                // The stop of its ticks comes before its own.
-                self.ctx.wait().into()
-            } else {
-                error.into()
+        task.spawn(move |ctx| body.run(ctx))
+    }
+
+    /// A tick could not be started: it counts as one that failed.
+    fn go_without(&mut self, index: usize, error: SpawnError<()>) -> TaskResult {
+        let (now, random) = (time::now(), self.random.draw());
+        let Some(entry) = self.entries.get_mut(index) else {
+            return Ok(());
+        };
+        let missed = entry.ticks.ticked(now, now, random);
+        self.ctx.record().count_tick(missed);
+        let ran = Duration::ZERO;
+        let restart = &entry.job.restart;
+        match restart.decide(&mut entry.history, RunEnd::Failed, ran, now, random) {
+            Verdict::Again(again) => {
+                log::say(Level::Warn, format_args!("{error}"));
+                self.plan(index, now.checked_add(again.delay.max(NO_THREAD)));
+                Ok(())
             }
-        })
+            // There is no task in whose books it could stand that the job is over.
+            Verdict::Stop(_) | Verdict::GiveUp(_) => Err(error.into()),
+        }
     }
 
     fn hear_end(&mut self, id: TaskId) {

@@ -193,6 +193,17 @@ impl TaskContext {
         &self.record
     }
 
+    /// Whether the task is or soon will be asked to stop, so that its own groups may have been asked before: a shutdown
+    /// was requested, or its group is stopping.
+    #[cfg_attr(
+        any(loom, shuttle),
+        expect(dead_code, reason = "nobody there starts others")
+    )]
+    pub(crate) fn is_stop_ahead(&self) -> bool {
+        let request = &self.group.registry().request;
+        self.is_cancelled() || self.group.token().is_cancelled() || request.latch().is_open()
+    }
+
     /// The `Cancelled` in `error` that asked this very task to stop.
     pub(crate) fn own_cancelled(&self, error: &(dyn Error + 'static)) -> Option<Cancelled> {
         cancelled::addressed_to(self.token.node(), error)

@@ -25,7 +25,8 @@ impl Group {
     /// the first failure cancels the rest and is the error. The group may be used again afterwards; its failures stay.
     ///
     /// # Errors
-    /// [`GroupError::Failed`] when tasks of it failed, now or earlier: they count as read from then on.
+    /// [`GroupError::Failed`] when tasks of it failed, now or earlier: those that it [names](GroupFailure::ends) count as
+    /// read from then on.
     /// [`GroupError::WouldDeadlock`] inside one of its own tasks.
     ///
     /// ```
@@ -248,5 +249,26 @@ impl Error for GroupError {
             },
             Self::StillRunning { .. } | Self::WouldDeadlock | Self::Forked => None,
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use crate::manager::Manager;
+
+    #[test]
+    fn whoever_has_stopped_listening_leaves_nothing_in_the_books() {
+        let manager = Manager::builder().build().expect("a manager");
+        let group = manager.group("group");
+        let stays = group.ends();
+        for _ in 0..100 {
+            drop(group.ends());
+        }
+        let inner = group.group("inner");
+        let task = inner.spawn("task", |_| Ok(7)).expect("spawned");
+        drop(inner);
+        assert_eq!(task.join().expect("a value"), 7);
+        assert_eq!(group.registry().listeners(group.id()), 1);
+        assert_eq!(stays.len(), 1);
     }
 }

@@ -157,8 +157,8 @@ struct Rare {
 /// What a task does that its pulse cannot tell.
 #[derive(Debug, Default)]
 struct Doing {
-    /// The innermost section it is in.
-    section: Option<Arc<Section>>,
+    /// The sections it is in, the one entered last at the end. Its threads may enter and leave them in any order.
+    sections: Vec<Arc<Section>>,
     /// What its threads wait for, where that can be described.
     awaits: Vec<Arc<dyn Awaited>>,
     /// What must not outlive it.
@@ -342,13 +342,23 @@ impl Record {
         self.life.lock().outcome.clone()
     }
 
-    /// Puts the task into a section, or back into the one around it; gives the one before.
-    pub(crate) fn change_section(&self, section: Option<Arc<Section>>) -> Option<Arc<Section>> {
-        std::mem::replace(&mut self.rare().doing.lock().section, section)
+    /// Puts the task into a section, until [`leave_section`](Self::leave_section).
+    pub(crate) fn enter_section(&self, section: &Arc<Section>) {
+        self.rare().doing.lock().sections.push(Arc::clone(section));
     }
 
+    pub(crate) fn leave_section(&self, section: &Arc<Section>) {
+        let mut doing = self.rare().doing.lock();
+        let same = |other: &Arc<Section>| Arc::ptr_eq(other, section);
+        let over = doing.sections.iter().rposition(same);
+        let over = over.map(|index| doing.sections.remove(index));
+        drop(doing);
+        drop(over);
+    }
+
+    /// The section that the task has entered last and not left.
     pub(crate) fn section(&self) -> Option<Arc<Section>> {
-        self.rare.get()?.doing.lock().section.clone()
+        self.rare.get()?.doing.lock().sections.last().cloned()
     }
 
     /// Says what the task waits for, until [`end_awaiting`](Self::end_awaiting): it may have threads that do so at once.
@@ -413,7 +423,7 @@ impl Record {
     /// Until when a stop waits for the foreign code the task is in, if it is in some.
     pub(crate) fn foreign_until(&self) -> Option<Deadline> {
         let doing = self.rare.get()?.doing.lock();
-        let section = doing.section.as_ref()?;
+        let section = doing.sections.last()?;
         (section.kind == SectionKind::Foreign).then_some(section.until)
     }
 

@@ -251,6 +251,7 @@ impl Registry {
         let counted = outcome.clone();
         let end = record.end(outcome, at);
         let mut books = self.books.lock();
+        books.tell_listeners(record, &counted);
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
@@ -258,14 +259,6 @@ impl Registry {
             limits::release_thread();
         }
         self.announce(&gone);
-        for listener in &gone.listeners {
-            // Whoever has stopped listening loses nothing.
-            drop(listener.send(TaskEnd {
-                id: record.id,
-                name: Arc::clone(&record.path),
-                outcome: counted.clone(),
-            }));
-        }
     }
 
     /// The thread of a task is about to be no more: it is to be joined.
@@ -601,6 +594,13 @@ impl Registry {
             .is_some_and(|entry| entry.asked.is_some())
     }
 
+    /// How many listen to a group that is in the books.
+    #[cfg(test)]
+    pub(crate) fn listeners(&self, id: GroupId) -> usize {
+        let books = self.books.lock();
+        books.groups.get(&id).map_or(0, |it| it.listeners.len())
+    }
+
     /// How many tasks of a group have not ended.
     pub(crate) fn live_in(&self, id: GroupId) -> usize {
         self.books
@@ -638,7 +638,6 @@ struct Gone {
     record: Option<Arc<Record>>,
     groups: Vec<Entry>,
     idlers: Vec<Arc<Latch>>,
-    listeners: Vec<Sender<TaskEnd>>,
     news_for_drain: bool,
     /// No task lives any more and every thread was joined.
     was_last: bool,
@@ -738,6 +737,23 @@ impl Books {
         }
     }
 
+    /// Tells of an end, and takes out those who have stopped listening.
+    ///
+    /// In the step in which the task leaves: so ends are told in their order, and whoever finds that nobody is left finds
+    /// the last end in the channel. A send to it never waits, and what it carries is nothing of the user's.
+    fn tell_listeners(&mut self, record: &Record, outcome: &Outcome) {
+        let end = || TaskEnd {
+            id: record.id,
+            name: Arc::clone(&record.path),
+            outcome: outcome.clone(),
+        };
+        self.climb(record.group, |entry| {
+            entry
+                .listeners
+                .retain(|listener| listener.send(end()).is_ok());
+        });
+    }
+
     /// A group and all above it.
     fn upwards(&self, id: GroupId) -> impl Iterator<Item = GroupId> {
         std::iter::successors(Some(id), |id| self.groups.get(id)?.parent)
@@ -762,7 +778,6 @@ impl Books {
         }
         self.climb(record.group, |entry| {
             entry.below -= 1;
-            gone.listeners.extend(entry.listeners.iter().cloned());
             if entry.below == 0 {
                 gone.idlers.append(&mut entry.idlers);
             }

@@ -202,8 +202,7 @@ impl Drop for Ambient {
 /// The task is in a section until this is dropped, by a panic too.
 struct Entered<'a> {
     context: &'a TaskContext,
-    kind: SectionKind,
-    before: Option<Arc<Section>>,
+    section: Arc<Section>,
 }
 
 impl<'a> Entered<'a> {
@@ -213,31 +212,27 @@ impl<'a> Entered<'a> {
         what: Cow<'static, str>,
         until: Deadline,
     ) -> Self {
-        let section = Section {
+        let section = Arc::new(Section {
             kind,
             what: what.into(),
             since: time::now(),
             until,
-        };
-        let before = context.record().change_section(Some(Arc::new(section)));
+        });
+        context.record().enter_section(&section);
         if kind == SectionKind::Foreign {
             context.record().ledger().enter_foreign();
             context.tell_drain();
         }
-        Self {
-            context,
-            kind,
-            before,
-        }
+        Self { context, section }
     }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if self.kind == SectionKind::Foreign {
+        if self.section.kind == SectionKind::Foreign {
             self.context.record().ledger().leave_foreign();
         }
-        drop(self.context.record().change_section(self.before.take()));
+        self.context.record().leave_section(&self.section);
     }
 }
 

@@ -89,7 +89,7 @@ impl Group {
             path: spec::path(self.name(), name.as_ref()).into(),
             stack_size: None,
             grace: None,
-            deadline: Deadline::NEVER,
+            end: End::Open,
             on_drain: OnDrain::default(),
             on_failure: OnFailure::default(),
             counts_for_readiness: false,
@@ -105,10 +105,29 @@ pub struct TaskBuilder {
     path: Arc<str>,
     stack_size: Option<usize>,
     grace: Option<Duration>,
-    deadline: Deadline,
+    end: End,
     on_drain: OnDrain,
     on_failure: OnFailure,
     counts_for_readiness: bool,
+}
+
+/// When a task is asked to stop, if nobody does before.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Open,
+    /// So long after it was spawned, which may be long after it was described.
+    After(Duration),
+    At(Instant),
+}
+
+impl End {
+    fn deadline(self) -> Deadline {
+        match self {
+            Self::Open => Deadline::NEVER,
+            Self::After(timeout) => Deadline::after(timeout),
+            Self::At(moment) => Deadline::at(moment),
+        }
+    }
 }
 
 impl TaskBuilder {
@@ -166,13 +185,13 @@ impl TaskBuilder {
 
     /// Asks the task to stop when it has taken this long since it was spawned; `Duration::MAX` means never.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.deadline = Deadline::after(timeout);
+        self.end = End::After(timeout);
         self
     }
 
     /// Asks the task to stop at this moment; if it has passed, the task ends as cancelled without starting.
     pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Deadline::at(deadline);
+        self.end = End::At(deadline);
         self
     }
 
@@ -286,7 +305,10 @@ impl TaskBuilder {
         Ok(Birth {
             path: Arc::clone(&self.path),
             group: self.group.id(),
-            token: self.group.token().child_until(self.deadline, spawned_at)?,
+            token: self
+                .group
+                .token()
+                .child_until(self.end.deadline(), spawned_at)?,
             grace: self.grace,
             on_drain: self.on_drain,
             on_failure: self.on_failure,

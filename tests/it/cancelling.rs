@@ -393,6 +393,18 @@ fn deadlines_come_in_order_never_early_and_the_earliest_counts() {
 }
 
 #[test]
+fn a_deadline_that_was_moved_names_the_line_that_moved_it() {
+    let token = CancellationToken::new()
+        .child_with_timeout(HANG)
+        .expect("a timer");
+    let line = line!() + 1;
+    let moved = token.set_timeout(Duration::from_millis(1));
+    assert!(moved.expect("a timer"));
+    let cause = token.wait_timeout(HANG).expect("its deadline").cause();
+    assert_eq!(cause.at().map(std::panic::Location::line), Some(line));
+}
+
+#[test]
 fn extreme_deadlines_neither_panic_nor_come_when_they_should_not() {
     let root = CancellationToken::new();
     let never = root

@@ -151,3 +151,15 @@ fn joins_that_race_with_ends_and_spawns_return() {
         assert_eq!(manager.counts().live, 0);
     }
 }
+
+#[test]
+fn whoever_was_woken_because_nobody_is_left_finds_the_last_end_in_the_channel() {
+    let manager = manager();
+    for round in 0..1_000 {
+        let group = manager.group("group");
+        let ends = group.ends();
+        drop(group.spawn("task", |_| Ok(())).expect("spawned"));
+        group.join().expect("it completes");
+        assert_eq!(ends.len(), 1, "in round {round}");
+    }
+}

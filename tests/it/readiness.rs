@@ -160,3 +160,55 @@ fn a_start_in_order_that_fails_is_rolled_back_in_reverse() {
     assert_eq!(*log.lock(), ["one up", "two up", "two down", "one down"]);
     assert_eq!(manager.counts().live, 0);
 }
+
+#[test]
+fn a_task_that_is_not_ready_in_time_has_stopped_before_those_it_builds_on() {
+    let manager = manager();
+    let group = manager.group("services");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let note = |words: &'static str| {
+        let log = Arc::clone(&log);
+        move || log.lock().expect("no panic").push(words)
+    };
+    let (base_down, top_down) = (note("base down"), note("top down"));
+    let started = group
+        .startup(Duration::from_millis(200))
+        .then(group.task("base"), move |ctx| {
+            ctx.ready();
+            ctx.wait();
+            base_down();
+            Ok(())
+        })
+        .then(group.task("top"), move |ctx| {
+            ctx.wait();
+            // It takes its leave of the base.
+            std::thread::sleep(Duration::from_millis(20));
+            top_down();
+            Ok(())
+        })
+        .start();
+    assert_eq!(started.expect_err("late").task(), "services/top");
+    assert_eq!(*log.lock().expect("no panic"), ["top down", "base down"]);
+}
+
+#[test]
+fn a_task_that_waits_for_its_turn_to_start_has_its_whole_timeout() {
+    let manager = manager();
+    let group = manager.group("services");
+    let timeout = Duration::from_millis(400);
+    let started = group
+        .startup(HANG)
+        .then(group.task("slow"), move |ctx| {
+            std::thread::sleep(timeout);
+            ctx.ready();
+            Ok(())
+        })
+        .then(group.task("bounded").timeout(timeout), |ctx| {
+            ctx.ready();
+            ctx.wait();
+            Ok(())
+        })
+        .start();
+    let started = started.expect("each had the time");
+    assert!(started[1].join_timeout(HANG).is_ok());
+}

@@ -1,13 +1,14 @@
 //! Tasks that run again: restarts, schedules, retries.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{bounded, unbounded};
 use taskmuster::{
-    Backoff, GaveUp, JoinError, Manager, Missed, Permanent, PolicyError, Restart, Retry, Schedule,
-    SpawnFailure, TaskHandle, TimeoutError, Trigger,
+    Backoff, BoxError, GaveUp, JoinError, Manager, Missed, Permanent, PolicyError, Restart, Retry,
+    Schedule, SpawnFailure, TaskHandle, TimeoutError, Trigger,
 };
 
 const HANG: Duration = Duration::from_secs(20);
@@ -125,12 +126,7 @@ fn a_storm_of_failures_ends_by_its_limit_with_the_last_failure_as_the_source() {
     };
     let gave_up = error.downcast_ref::<GaveUp>().expect("it gave up");
     assert_eq!((gave_up.attempts(), gave_up.task()), (1_001, "storm"));
-    assert_eq!(
-        std::error::Error::source(gave_up)
-            .expect("the last")
-            .to_string(),
-        "run 1001"
-    );
+    assert_eq!(gave_up.source().expect("the last").to_string(), "run 1001");
     assert_eq!(runs.load(Ordering::SeqCst), 1_001);
     assert_eq!(manager.counts().restarts, 1_000);
 }
@@ -387,6 +383,11 @@ fn a_retry_ends_with_success_its_last_attempt_a_permanent_error_or_the_stop() {
         );
         let permanent = ctx.retry::<(), _>(none, |_| Err(Permanent::new("gone")));
         assert_eq!(permanent.expect_err("at once").attempts(), 1);
+        let shrinking = Backoff::constant(HANG).factor(0.5);
+        let refused = ctx.retry::<(), _>(shrinking, |_| -> Result<_, BoxError> { unreachable!() });
+        let refused = refused.expect_err("the backoff says nonsense");
+        assert_eq!(refused.attempts(), 0);
+        assert!(matches!(refused.source(), Some(error) if error.is::<PolicyError>()));
         let in_time = ctx.with_timeout(HANG, |ctx| {
             let slow = ctx.retry::<(), _>(Backoff::constant(HANG * 10), |_| Err("no"));
             assert_eq!(slow.expect_err("no time for another").attempts(), 1);

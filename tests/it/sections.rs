@@ -174,6 +174,45 @@ fn a_shutdown_does_not_wait_for_foreign_code_beyond_its_limit_and_ends_with_0() 
 }
 
 #[test]
+fn foreign_calls_on_several_threads_of_a_task_leave_no_section_behind() {
+    let manager = manager();
+    let (there, ready) = bounded(1);
+    let (release, released) = bounded::<()>(0);
+    let deaf = manager.spawn("deaf", move |ctx| {
+        let (second_is_in, first_may_leave) = bounded::<()>(0);
+        let (first_has_left, second_may_leave) = bounded::<()>(0);
+        std::thread::scope(|threads| {
+            let (first_is_in, second_may_enter) = bounded::<()>(0);
+            threads.spawn(move || {
+                ctx.foreign("first", Duration::ZERO, || {
+                    drop(first_is_in);
+                    let _ = first_may_leave.recv();
+                });
+                drop(first_has_left);
+            });
+            threads.spawn(move || {
+                let _ = second_may_enter.recv();
+                ctx.foreign("second", Duration::ZERO, || {
+                    drop(second_is_in);
+                    let _ = second_may_leave.recv();
+                });
+            });
+        });
+        there.send(())?;
+        let _ = released.recv();
+        Ok(())
+    });
+    drop(deaf.expect("spawned"));
+    ready.recv_timeout(HANG).expect("it runs");
+    let report = manager.shutdown_timeout(Duration::from_millis(200));
+    let report = report.expect("a report");
+    let straggler = report.stragglers().next().expect("it is deaf");
+    assert!(!straggler.is_foreign(), "{report}");
+    assert_eq!(report.exit_code(), 2);
+    drop(release);
+}
+
+#[test]
 fn a_shutdown_waits_for_foreign_code_within_its_limit() {
     let manager = manager();
     let (there, ready) = bounded(1);

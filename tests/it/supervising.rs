@@ -1,14 +1,15 @@
 //! Supervisors, child by child.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use taskmuster::{
-    Backoff, Child, GaveUp, JoinError, Manager, Restart, StartFailure, Strategy, Supervisor,
-    TaskContext, TaskResult,
+    Backoff, Child, GaveUp, JoinError, Manager, Permanent, Restart, StartFailure, Strategy,
+    Supervisor, TaskContext, TaskResult,
 };
 
 const HANG: Duration = Duration::from_secs(20);
@@ -337,6 +338,57 @@ fn a_child_that_does_not_stop_is_never_started_a_second_time_beside_itself() {
 }
 
 #[test]
+fn a_child_that_waits_for_its_restart_keeps_the_supervisor_from_nothing() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForOne, 3);
+    let slowly = Restart::on_failure().backoff(Backoff::constant(HANG * 100));
+    let supervisor = supervisor.restart(slowly.unlimited());
+    let supervisor = manager.task("slow").supervise(supervisor).expect("started");
+    let deadline = Instant::now() + HANG;
+    for (failing, restarts) in [(0, 1), (2, 2)] {
+        family.order(failing, "fail");
+        while manager.counts().restarts < restarts {
+            assert!(
+                Instant::now() < deadline,
+                "nobody hears that {failing} failed"
+            );
+            std::thread::yield_now();
+        }
+    }
+    assert!(matches!(
+        supervisor.stop(HANG),
+        Err(JoinError::Cancelled { .. })
+    ));
+    assert_eq!(family.diary.take(), [up(0..3), down([1])].concat());
+    assert!(manager.shutdown().expect("a report").is_clean());
+}
+
+#[test]
+fn a_child_that_has_cancelled_its_own_group_is_down_for_good() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForAll, 2);
+    let leaver = Child::new("leaver", |ctx| {
+        ctx.group().cancel();
+        Err(ctx.wait().into())
+    });
+    let supervisor = manager
+        .task("leavers")
+        .supervise(supervisor.child(leaver))
+        .expect("started");
+    assert_eq!(family.diary.take(), up(0..2));
+    let deadline = Instant::now() + HANG;
+    while manager.counts().cancelled == 0 {
+        assert!(Instant::now() < deadline, "it does not leave");
+        std::thread::yield_now();
+    }
+    family.order(0, "fail");
+    assert_eq!(family.diary.wait_for(3), [down([1]), up([0, 1])].concat());
+    family.order(0, "complete");
+    family.order(1, "complete");
+    supervisor.join_timeout(HANG).expect("completed");
+}
+
+#[test]
 fn a_shutdown_stops_children_in_reverse_order_and_restarts_nobody() {
     let manager = manager();
     let (family, supervisor) = Family::new(Strategy::OneForAll, 4);
@@ -351,4 +403,126 @@ fn a_shutdown_stops_children_in_reverse_order_and_restarts_nobody() {
     assert!(report.is_clean(), "{report}");
     assert_eq!(family.diary.take(), down((0..4).rev()));
     assert_eq!(report.counts().restarts, 0);
+}
+
+#[test]
+fn a_permanent_child_that_completes_because_it_was_asked_to_stop_restarts_nobody() {
+    let manager = manager();
+    let diary = Diary::default();
+    let mut supervisor = Supervisor::new(Strategy::OneForAll).restart(quickly());
+    for number in 0..4 {
+        let diary = diary.clone();
+        let body = move |ctx: &TaskContext| -> TaskResult {
+            diary.note(format!("{number} up"));
+            ctx.ready();
+            ctx.wait();
+            diary.note(format!("{number} down"));
+            Ok(())
+        };
+        let child = Child::new(number.to_string(), body).permanent();
+        supervisor = supervisor.child(child.ready_within(HANG));
+    }
+    let family = manager.task("family").supervise(supervisor);
+    drop(family.expect("started"));
+    assert_eq!(diary.take(), up(0..4));
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(diary.take(), down((0..4).rev()));
+    assert_eq!(report.counts().restarts, 0);
+}
+
+#[test]
+fn a_permanent_error_is_not_tried_again_by_any_supervisor_above() {
+    let manager = manager();
+    let starts = Arc::new(Mutex::new(0));
+    let counter = Arc::clone(&starts);
+    let mut inner = Supervisor::new(Strategy::OneForOne)
+        .restart(quickly())
+        .child(Child::new("configured", move |_| {
+            *counter.lock() += 1;
+            Err(Permanent::new("no port is set").into())
+        }));
+    let outer = Supervisor::new(Strategy::OneForOne)
+        .restart(quickly())
+        .child(Child::new("inner", move |ctx| inner.run(ctx, "inner")));
+    let outer = manager.task("outer").supervise(outer).expect("started");
+    let Err(JoinError::Failed { error, .. }) = outer.join_timeout(HANG) else {
+        panic!("no failure")
+    };
+    let chain = std::iter::successors(Some(&*error as &(dyn Error + 'static)), |&it| it.source());
+    let words: Vec<String> = chain.map(ToString::to_string).collect();
+    assert_eq!(
+        words[..3],
+        [
+            "`outer/inner` failed",
+            "`outer/inner/configured` failed",
+            "no port is set"
+        ]
+    );
+    assert_eq!(*starts.lock(), 1);
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn what_a_child_that_was_not_ready_in_time_ends_with_is_no_unread_failure() {
+    let manager = manager();
+    let starts = Arc::new(Mutex::new(0));
+    let counter = Arc::clone(&starts);
+    let (order, ordered) = unbounded::<()>();
+    let (tell, told) = unbounded();
+    let body = move |ctx: &TaskContext| -> TaskResult {
+        let start = {
+            let mut starts = counter.lock();
+            *starts += 1;
+            *starts
+        };
+        if start == 2 {
+            ctx.wait();
+            return Err("the disk was slow".into());
+        }
+        ctx.ready();
+        tell.send(start)?;
+        ctx.recv(&ordered)?;
+        Err("was told to".into())
+    };
+    let child = Child::new("slow", body).ready_within(Duration::from_millis(50));
+    let supervisor = Supervisor::new(Strategy::OneForOne).restart(quickly());
+    let supervisor = manager.task("late").supervise(supervisor.child(child));
+    drop(supervisor.expect("started"));
+    assert_eq!(told.recv_timeout(HANG), Ok(1));
+    order.send(()).expect("it listens");
+    assert_eq!(told.recv_timeout(HANG), Ok(3));
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn a_supervisor_that_runs_again_waits_for_no_body_that_its_child_still_has() {
+    let manager = manager();
+    let (release, released) = bounded::<()>(0);
+    let (there, ready) = unbounded();
+    let deaf = Child::new("deaf", move |_| {
+        there.send(())?;
+        let _ = released.recv();
+        Ok(())
+    });
+    let (order, ordered) = unbounded();
+    let diary = Diary::default();
+    let mut inner = Supervisor::new(Strategy::OneForAll)
+        .restart(quickly())
+        .child(child(0, &diary, &ordered))
+        .child(deaf.grace(Duration::from_millis(20)));
+    let outer = Supervisor::new(Strategy::OneForOne)
+        .restart(quickly())
+        .child(Child::new("inner", move |ctx| inner.run(ctx, "inner")));
+    let outer = manager.task("outer").supervise(outer).expect("started");
+    ready.recv_timeout(HANG).expect("it runs");
+    order.send("fail").expect("it listens");
+    let Err(JoinError::Failed { error, .. }) = outer.join_timeout(HANG) else {
+        panic!("no failure")
+    };
+    assert!(error.is::<GaveUp>(), "{error}");
+    assert_eq!(manager.counts().panicked, 0, "it says so in an error");
+    drop(release);
 }

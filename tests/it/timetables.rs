@@ -142,3 +142,53 @@ fn a_timetable_that_could_never_do_what_it_says_is_refused() {
     let words = refused.expect_err("refused").to_string();
     assert!(words.contains("period"), "{words}");
 }
+
+#[test]
+fn a_tick_that_cannot_be_started_is_a_failed_tick_and_not_the_end_of_all_jobs() {
+    let manager = Manager::builder().grace(HANG).max_tasks(2);
+    let manager = manager.build().expect("a manager");
+    let (release, released) = bounded::<()>(0);
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&ticks);
+    let schedule = Schedule::every(Duration::from_millis(1));
+    let timetable = Timetable::new().job(Job::new("job", schedule, move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }));
+    let house = manager.task("house").timetable(timetable).expect("started");
+    let hog = loop {
+        // Between two ticks there is room for one more task.
+        let released = released.clone();
+        let hog = manager.spawn("hog", move |_| {
+            let _ = released.recv();
+            Ok(())
+        });
+        if let Ok(hog) = hog {
+            break hog;
+        }
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    drop(release);
+    hog.join_timeout(HANG).expect("it was let go");
+    let before = ticks.load(Ordering::SeqCst);
+    until(|| ticks.load(Ordering::SeqCst) > before);
+    assert!(matches!(house.stop(HANG), Err(JoinError::Cancelled { .. })));
+}
+
+#[test]
+fn a_job_that_cancels_the_ticks_of_all_ends_the_timetable() {
+    let manager = manager();
+    let schedule = Schedule::every(Duration::from_millis(1));
+    let timetable = Timetable::new().job(Job::new("saboteur", schedule, |ctx| {
+        ctx.group().cancel();
+        Ok(())
+    }));
+    let house = manager.task("house").timetable(timetable).expect("started");
+    let Err(JoinError::Failed { error, .. }) = house.join_timeout(HANG) else {
+        panic!("it does not end")
+    };
+    assert!(
+        error.to_string().contains("its group is stopping"),
+        "{error}"
+    );
+}
