@@ -78,9 +78,6 @@ impl CancellationToken {
         if deadline == Deadline::NEVER {
             return Ok(child);
         }
-        if deadline == Deadline::NEVER {
-            return Ok(child);
-        }
         if deadline.has_passed() {
             // Nobody else knows it yet: there is no work to be done.
             drop(child.cancel_leaving_work(Cause::at_place(CauseKind::Deadline, place)));
