@@ -206,14 +206,18 @@ impl<'a> Drain<'a> {
     fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
         registry.call_muster();
         registry.send_to_departed();
-        let drain = Self {
+        let mut drain = Self {
             registry,
             courier,
             deadline: demand.deadline,
             stage: Stage::LameDuck {
-                until: before_stop(registry.phases.lame_duck, demand.deadline),
+                until: Deadline::after(registry.phases.lame_duck),
             },
-            demand,
+            // A hurry is heard in the first turn, as one that comes later.
+            demand: Demand {
+                hurried_at: None,
+                ..demand
+            },
             current: None,
             all_asked: false,
             watched: BTreeMap::new(),
@@ -221,6 +225,7 @@ impl<'a> Drain<'a> {
             next_news: Deadline::after(NEWS),
             diagnoses: None,
         };
+        drain.keep_time_for_stop();
         drain.announce();
         drain
     }
@@ -252,7 +257,8 @@ impl<'a> Drain<'a> {
             if self.is_time_to_diagnose() {
                 self.diagnose();
             }
-            if self.deadline.has_passed() {
+            // The diagnosis may have taken until then: who was not asked before is asked first, in the next turn (2).
+            if self.deadline.has_passed() && self.all_asked {
                 break;
             }
             self.observe();
@@ -270,7 +276,12 @@ impl<'a> Drain<'a> {
                 .hurried_at
                 .and_then(|hurried| hurried.checked_add(HURRY))
                 .map(Deadline::at);
+            let before = self.deadline;
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
+            if self.deadline != before {
+                self.keep_time_for_stop();
+                self.shorten_share();
+            }
             if demand.hurried_at.is_some() && self.demand.hurried_at.is_none() {
                 self.next_sample = Deadline::after(Duration::ZERO);
                 let limit = human(HURRY);
@@ -289,8 +300,9 @@ impl<'a> Drain<'a> {
         if let Stage::LameDuck { until } = self.stage {
             if is_short || until.has_passed() {
                 self.registry.request.begin_to_drain();
-                let until = before_stop(self.registry.phases.drain, self.deadline);
+                let until = Deadline::after(self.registry.phases.drain);
                 self.stage = Stage::Draining { until };
+                self.keep_time_for_stop();
                 self.announce_drain();
             }
         }
@@ -298,6 +310,27 @@ impl<'a> Drain<'a> {
             if is_short || until.has_passed() || self.registry.drainers() == 0 {
                 self.stage = Stage::Stopping;
             }
+        }
+    }
+
+    /// Ends what comes before the stop in time: the deadline may have come nearer.
+    fn keep_time_for_stop(&mut self) {
+        let Some(deadline) = self.deadline.instant() else {
+            return;
+        };
+        let whole = deadline.saturating_duration_since(self.demand.since);
+        let latest = self.deadline.minus(whole / KEPT_FOR_STOP);
+        match &mut self.stage {
+            Stage::LameDuck { until } | Stage::Draining { until } => *until = until.earlier(latest),
+            Stage::Stopping => {}
+        }
+    }
+
+    /// The deadline has come nearer: those who are still to be asked get their part of what is left.
+    fn shorten_share(&mut self) {
+        let fair = Deadline::after(self.fair_share());
+        if let Some((_, share)) = &mut self.current {
+            *share = share.earlier(fair);
         }
     }
 
@@ -700,14 +733,6 @@ impl<'a> Drain<'a> {
             .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
         self.courier.flush(PATIENCE, Deadline::after(limit));
     }
-}
-
-/// `span` from now, but so that some time is left for the stop.
-fn before_stop(span: Duration, deadline: Deadline) -> Deadline {
-    let most = deadline.remaining().map_or(Duration::MAX, |left| {
-        left / KEPT_FOR_STOP * (KEPT_FOR_STOP - 1)
-    });
-    Deadline::after(span.min(most))
 }
 
 /// Whether a stop does not wait for the task any more, because it is in foreign code for too long.
