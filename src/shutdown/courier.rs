@@ -156,8 +156,13 @@ impl Courier {
         self.registry.send(Errand::Nudge);
     }
 
-    /// Joins the courier's own thread, unless it is stuck or still has stragglers to wait for.
+    /// Joins the courier's own thread, unless it is stuck, still has stragglers to wait for, or is the caller: a callback
+    /// that drops the manager.
     pub(crate) fn join(&self, deadline: Deadline) {
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == sync::thread_id();
+        if self.thread.lock().as_ref().is_some_and(is_own) {
+            return;
+        }
         if self.shared.gone.wait_until(deadline) {
             let thread = self.thread.lock().take();
             unwind::discard(thread.map(JoinHandle::join));

@@ -5,10 +5,20 @@
 
 #![cfg(unix)]
 
+mod callbacks;
 mod child;
+mod deadlines;
 mod environment;
+mod listeners;
 mod outcome;
+mod owners;
+mod race;
+mod sections;
+mod shim;
 mod shutdown;
 mod signals;
 mod spawn;
+mod stragglers;
+mod stuck;
 mod token;
+mod trees;
