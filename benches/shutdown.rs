@@ -7,16 +7,16 @@
 //! The limit is one futex word and one wake for all: `OnceLock::wait` is just that on Linux.
 
 use std::any::Any;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use std::{env, fs};
 
 use crossbeam_channel::bounded;
 use taskmuster::{BoxError, Manager, TaskContext, TaskResult};
-use taskmuster_benches::{Duel, Effort, Quartiles, Unit, time};
+use taskmuster_benches::{
+    Duel, Effort, Quartiles, Unit, gain, time, to_be_weighed, verdict, weigh_in_child,
+};
 use tokio_util::sync::CancellationToken;
 
 const FUTEX: &str = "one futex word";
@@ -38,13 +38,10 @@ type Crowd = fn(usize) -> Stop;
 /// Stops them all and returns when they are joined, with what need not be dropped in time.
 type Stop = Box<dyn FnOnce() -> Box<dyn Any>>;
 
-/// Set for a child process: the name of the crowd it is to weigh.
-const WEIGHED: &str = "TASKMUSTER_BENCH_WEIGHED";
-
 fn main() -> Result<(), BoxError> {
     let effort = Effort::chosen();
     let crowd = effort.pick(100, 10_000, 10_000);
-    if let Ok(name) = env::var(WEIGHED) {
+    if let Some(name) = to_be_weighed() {
         return weigh(&name, crowd);
     }
     let mut duel = stop_of(effort.pick(10, 1_000, 1_000), effort.pick(1, 11, 41));
@@ -212,29 +209,18 @@ fn memory(size: usize, rounds: usize) -> Result<(), BoxError> {
     let mut thread = Vec::new();
     let mut task = Vec::new();
     for _ in 0..rounds {
-        thread.push(weight_in_child(FUTEX)?);
-        task.push(weight_in_child(OURS)?);
+        thread.push(weigh_in_child(FUTEX)?);
+        task.push(weigh_in_child(OURS)?);
     }
     let difference = Quartiles::of(task.iter().zip(&thread).map(|(task, thread)| task - thread));
     println!("\nresident memory of one of {size} blocked threads, bytes");
     println!("  plain thread, named  {}", Quartiles::of(thread));
     println!("  task                 {}", Quartiles::of(task));
-    let word = if difference.median <= 1024.0 {
-        "reached"
-    } else {
-        "MISSED "
-    };
-    println!("  {word}  at most 1024 bytes more: {difference}");
+    verdict(
+        difference.median <= 1024.0,
+        &format!("at most 1024 bytes more: {difference}"),
+    );
     Ok(())
-}
-
-fn weight_in_child(name: &str) -> Result<f64, BoxError> {
-    let child = Command::new(env::current_exe()?)
-        .args(env::args_os().skip(1))
-        .env(WEIGHED, name)
-        .output()?;
-    let printed = String::from_utf8(child.stdout)?;
-    Ok(printed.trim().parse()?)
 }
 
 /// The child's side: prints the bytes a thread.
@@ -243,23 +229,8 @@ fn weigh(name: &str, size: usize) -> Result<(), BoxError> {
         .into_iter()
         .find(|(crowd, _)| *crowd == name)
         .ok_or("there is no such crowd")?;
-    let before = resident_kib()?;
-    let stop = crowd(size);
-    let after = resident_kib()?;
-    println!(
-        "{}",
-        (after - before) * 1024.0 / f64::from(u32::try_from(size)?)
-    );
+    let (bytes, stop) = gain(|| crowd(size))?;
+    println!("{}", bytes / f64::from(u32::try_from(size)?));
     drop(stop());
     Ok(())
-}
-
-/// `smaps_rollup` counts; `VmRSS` of `status` is an estimate that lags behind each thread.
-fn resident_kib() -> Result<f64, BoxError> {
-    let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let resident = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Rss:")?.strip_suffix("kB"))
-        .ok_or("the kernel does not tell the resident memory")?;
-    Ok(resident.trim().parse()?)
 }

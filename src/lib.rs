@@ -10,6 +10,8 @@
 //!   [checkpoints](TaskContext::checkpoint) and [waits](TaskContext#waiting), the caller a [`TaskHandle`].
 //! - A [`Group`] is what code that starts tasks is handed; groups stop in reverse order of creation.
 //! - A [`CancellationToken`] is for the functions and helper threads that tasks call.
+//! - Child processes (feature `process`) belong to a task and end with it: `TaskContext::run`, `spawn_child`.
+//! - A [`sync::Mutex`] and a [`sync::Condvar`] are waited for like everything else: a cancel ends the wait at once.
 //! - [`Outcome`] is what became of a task, [`Cause`] why it was asked to stop, [`Diagnosis`] why it did not.
 //!
 //! ```
@@ -18,7 +20,7 @@
 //!
 //! fn main() -> ShutdownReport {
 //!     Manager::builder().grace(Duration::from_secs(10)).run(|manager| {
-//! #       #[cfg(all(feature = "signals", not(loom)))]
+//! #       #[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 //!         manager.handle_signals()?; // Ctrl-C and SIGTERM
 //!         let primes = manager.spawn("primes", |ctx| {
 //!             let mut found = 0_u32;
@@ -52,7 +54,7 @@
     clippy::significant_drop_in_scrutinee
 )]
 #![cfg_attr(
-    any(test, loom),
+    any(test, loom, shuttle),
     allow(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -62,10 +64,10 @@
     )
 )]
 #![cfg_attr(
-    loom,
+    any(loom, shuttle),
     allow(
         dead_code,
-        reason = "what loom has no like of is left out of the models"
+        reason = "what no model checker has the like of is left out of the models"
     )
 )]
 
@@ -82,14 +84,19 @@ mod policy;
 
 mod task;
 
-#[cfg(not(loom))]
+pub mod sync;
+
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
+mod process;
+
+#[cfg(not(any(loom, shuttle)))]
 mod run;
 
 mod shutdown;
 
 mod manager;
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[doc(hidden)]
 pub mod models;
 
@@ -106,14 +113,35 @@ pub use crossbeam_channel;
 pub use manager::{
     BuildError, Manager, ManagerBuilder, ShutdownError, ShutdownRequester, Waited, run,
 };
+pub use policy::backoff::{Backoff, Jitter};
+pub use policy::error::PolicyError;
 pub use policy::failure::OnFailure;
-#[cfg(not(loom))]
+pub use policy::permanent::Permanent;
+pub use policy::restart::Restart;
+pub use policy::schedule::{Missed, Schedule};
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
+pub use process::child::ChildProcess;
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
+pub use process::output::{ExitError, ProcessOutput};
+#[cfg(all(feature = "process", not(any(loom, shuttle))))]
+pub use process::run_error::RunError;
+#[cfg(all(feature = "calendar", not(any(loom, shuttle))))]
+pub use run::calendar::{Calendar, CalendarError};
+#[cfg(not(any(loom, shuttle)))]
+pub use run::repeat::{GaveUp, RepeatingTask, Trigger};
+#[cfg(not(any(loom, shuttle)))]
+pub use run::retry::{Retry, RetryError};
+#[cfg(not(any(loom, shuttle)))]
 pub use run::scope::{Scope, ScopeError, ScopeSpawnError};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use run::startup::{StartError, StartFailure, Startup};
+#[cfg(not(any(loom, shuttle)))]
+pub use run::supervisor::{Child, Strategy, Supervisor};
+#[cfg(not(any(loom, shuttle)))]
+pub use run::timetable::{Job, Timetable};
 pub use shutdown::diagnosis::{Diagnosis, InSection, Stage};
 pub use shutdown::report::{ShutdownReport, TaskReport};
-#[cfg(all(feature = "signals", not(loom)))]
+#[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 pub use shutdown::signal::SignalError;
 pub use status::outcome::{Failure, Outcome, SharedError};
 pub use status::panic::{Panic, Place};

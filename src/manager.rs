@@ -10,17 +10,17 @@ use std::sync::Arc;
 use crate::base::latch::{self, Latch};
 use crate::base::limits;
 use crate::base::log::{self, Level};
-use crate::base::sync::{JoinHandle, Mutex, start_thread, unbounded};
+use crate::base::sync::{JoinHandle, Mutex, mailbox, start_thread};
 use crate::base::time::{Deadline, Duration, Instant, human};
 use crate::base::unwind;
 use crate::cancel::cancelled::{self, Cancelled};
 use crate::cancel::cause::{Cause, CauseKind};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 use crate::run::scope::{Scope, ScopeError};
 use crate::shutdown::courier::Courier;
 use crate::shutdown::drain::{self, Body, Verdict};
 use crate::shutdown::report::ShutdownReport;
-#[cfg(all(feature = "signals", not(loom)))]
+#[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 use crate::shutdown::signal::{self, SignalError};
 use crate::status::state::{TaskCounts, TaskStatus};
 use crate::task::context::{TaskContext, TaskResult};
@@ -105,7 +105,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`SignalError`] when other code has set ctrlc's handler, or its thread could not be started.
-    #[cfg(all(feature = "signals", not(loom)))]
+    #[cfg(all(feature = "signals", not(any(loom, shuttle))))]
     pub fn handle_signals(&self) -> Result<(), SignalError> {
         signal::subscribe(&self.registry)
     }
@@ -144,7 +144,7 @@ impl Manager {
     ///
     /// # Errors
     /// As [`Group::scope`].
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[track_caller]
     pub fn scope<'env, R>(
         &self,
@@ -415,7 +415,7 @@ impl ManagerBuilder {
                 format_args!("built with panic=abort: the first panic of a task ends the process");
             log::say(Level::Warn, line);
         }
-        let (sender, errands) = unbounded();
+        let (sender, errands) = mailbox();
         let registry = Arc::new(Registry::new(settings, sender));
         let courier = Courier::start(&registry, errands).map_err(BuildError::Os)?;
         let verdict = Verdict::new();
@@ -450,6 +450,7 @@ impl ManagerBuilder {
         let result = unwind::catch(|| body(&manager));
         watched.over.open();
         if manager.registry.ledger.is_forked() {
+            unwind::discard(result);
             return ShutdownReport::of_fork(place);
         }
         let under_way = manager.registry.request.demand();
@@ -460,10 +461,21 @@ impl ManagerBuilder {
         drop(manager);
         match result {
             Ok(Ok(())) => report,
-            Ok(Err(error)) => match under_way {
-                Some(demand) if cancelled::comes_from(&demand.cause, &*error) => report,
-                _ => report.with_body_error(&*error),
-            },
+            Ok(Err(error)) => {
+                // What the error does when it is asked, or dropped, costs nobody the report.
+                let mut is_this_stop = false;
+                unwind::contain(|| {
+                    is_this_stop = under_way
+                        .is_some_and(|demand| cancelled::comes_from(&demand.cause, &*error));
+                });
+                let report = if is_this_stop {
+                    report
+                } else {
+                    report.with_body_error(&*error)
+                };
+                unwind::discard(error);
+                report
+            }
             Err(payload) => {
                 log::say(
                     Level::Error,

@@ -3,13 +3,13 @@
 
 use std::process::Command;
 
-use taskmuster::models::{self, twins};
+use taskmuster::models::{interleavings, twins};
 
 macro_rules! models {
     ($($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
-            loom::model(models::$name);
+            loom::model(interleavings::$name);
         })*
     };
 }
@@ -30,6 +30,15 @@ models!(
     an_alarm_rings_or_was_moved,
     an_alarm_is_taken_back_by_one_of_two_or_rings,
     a_token_of_two_parents_made_during_a_cancel_is_cancelled_and_has_its_cause,
+    a_gate_lets_one_through_at_a_time_and_nobody_sleeps_before_a_free_one,
+    a_gate_is_handed_on_when_the_called_one_is_cancelled,
+    a_waiter_that_goes_leaves_the_others_in_line,
+    a_gate_is_handed_on_when_the_time_of_the_called_one_is_over,
+    one_who_barges_in_is_followed_by_whoever_was_called,
+    one_who_is_served_and_cancelled_leaves_the_gate,
+    a_notification_finds_who_waits,
+    a_notification_is_not_lost_with_a_cancelled_waiter,
+    a_notification_is_not_lost_with_one_who_is_cancelled_before_the_lock,
 );
 
 /// Each twin is run in a process of its own, because a deadlock that loom finds aborts.
@@ -58,6 +67,12 @@ twins!(
         fails_with "a callback was lost",
     an_alarm_that_is_moved_in_two_steps as an_alarm_moved_and_rung_is_found
         fails_with "moved, and rang all the same",
+    a_called_waiter_that_goes_silently as a_gate_that_is_not_handed_on_is_found
+        fails_with "deadlock",
+    a_waiter_that_looks_and_then_joins as a_sleeper_before_a_free_gate_is_found
+        fails_with "deadlock",
+    a_notified_waiter_that_goes_silently as a_notification_lost_with_its_waiter_is_found
+        fails_with "deadlock",
     an_abandonment_that_looks_and_then_writes as an_overwritten_outcome_is_found
         fails_with "the real end is the last word",
 );

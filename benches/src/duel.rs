@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::Criterion;
+use criterion::{Criterion, Throughput};
 
 use crate::quartiles::{Quartiles, Unit};
 
@@ -42,6 +42,7 @@ pub fn time<T>(work: impl FnOnce() -> T) -> Duration {
 pub struct Duel<'a> {
     title: String,
     unit: Unit,
+    parts: u32,
     contenders: Vec<Contender<'a>>,
 }
 
@@ -56,8 +57,16 @@ impl<'a> Duel<'a> {
         Self {
             title: title.into(),
             unit,
+            parts: 1,
             contenders: Vec::new(),
         }
+    }
+
+    /// Tells the time of one of so many equal parts of a pass, where a pass handles a crowd.
+    #[must_use]
+    pub fn parts(mut self, parts: u32) -> Self {
+        self.parts = parts;
+        self
     }
 
     /// Adds a contender.
@@ -91,7 +100,8 @@ impl<'a> Duel<'a> {
                     _ => self.contenders.len() - 1 - step,
                 };
                 let elapsed = (self.contenders[index].run)(passes[index]);
-                times[index].push(self.unit.per_pass(elapsed, passes[index]));
+                let per_pass = self.unit.per_pass(elapsed, passes[index]);
+                times[index].push(per_pass / f64::from(self.parts));
             }
         }
         let names = self.contenders.iter().map(|it| it.name.clone());
@@ -105,6 +115,9 @@ impl<'a> Duel<'a> {
     /// Hands the same contenders to criterion, one benchmark each.
     pub fn criterion(&mut self, criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(&self.title);
+        if self.parts > 1 {
+            group.throughput(Throughput::Elements(u64::from(self.parts)));
+        }
         for contender in &mut self.contenders {
             group.bench_function(&contender.name, |bencher| {
                 bencher.iter_custom(&mut contender.run);
@@ -148,6 +161,20 @@ impl Rounds {
             let ratio = self.ratio(name, reference);
             println!("  {name:36} {:10.2} {unit}  x {ratio}", scale.median);
         }
+    }
+
+    /// Says whether `contender` costs at most `limit` units.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such contender.
+    pub fn at_most(&self, contender: &str, limit: f64) {
+        let cost = Quartiles::of(self.times(contender).iter().copied());
+        let unit = self.unit;
+        verdict(
+            cost.median <= limit,
+            &format!("\"{contender}\" at most {limit} {unit}: {cost}"),
+        );
     }
 
     /// Says whether `contender` costs at most `limit` times what `rival` costs.
@@ -213,8 +240,8 @@ impl Rounds {
     }
 }
 
-/// One line about one figure of PERFORMANCE.md.
-fn verdict(is_reached: bool, figure: &str) {
+/// Prints one line about one figure to reach.
+pub fn verdict(is_reached: bool, figure: &str) {
     let word = if is_reached { "reached" } else { "MISSED " };
     println!("  {word}  {figure}");
 }

@@ -64,4 +64,14 @@ impl Effort {
             .measurement_time(Duration::from_millis(self.pick(1, 200, 1000)))
             .configure_from_args()
     }
+
+    /// Criterion for passes that handle a crowd each, and do not count what takes longest: as few as it makes do with.
+    #[must_use]
+    pub fn criterion_of_crowds(self) -> Criterion {
+        let patience = Duration::from_millis(self.pick(1, 1, 50));
+        self.criterion()
+            .sample_size(10)
+            .warm_up_time(patience)
+            .measurement_time(patience)
+    }
 }

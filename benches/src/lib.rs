@@ -19,9 +19,11 @@
 
 mod effort;
 mod quartiles;
+mod weight;
 
 mod duel;
 
-pub use duel::{Duel, Rounds, time};
+pub use duel::{Duel, Rounds, time, verdict};
 pub use effort::Effort;
 pub use quartiles::{Quartiles, Unit};
+pub use weight::{gain, to_be_weighed, weigh_in_child};

@@ -6,9 +6,17 @@ pub(crate) mod unwind;
 
 pub(crate) mod text;
 
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) mod real;
+
+#[cfg(any(loom, shuttle))]
+pub(crate) mod modelled;
+
 pub(crate) mod sync;
 
 pub(crate) mod latch;
+
+pub(crate) mod callsign;
 
 pub(crate) mod log;
 

@@ -2,9 +2,9 @@
 
 /// The number of the calling thread; `None` where the system has none that this library could use.
 pub(crate) fn current() -> Option<u32> {
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
     return u32::try_from(nix::unistd::gettid().as_raw()).ok();
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
     return None;
 }
 

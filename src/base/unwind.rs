@@ -22,6 +22,25 @@ pub(crate) fn discard<T>(value: T) -> bool {
     contain(move || drop(value))
 }
 
+/// A value of the user's that somebody else's code may drop: its panic stays here.
+pub(crate) struct Contained<T>(Option<T>);
+
+impl<T> Contained<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn take(mut self) -> Option<T> {
+        self.0.take()
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        discard(self.0.take());
+    }
+}
+
 /// Runs `f` for its effect; `false` if it panicked.
 pub(crate) fn contain(f: impl FnOnce()) -> bool {
     match catch(f) {
@@ -78,6 +97,8 @@ mod tests {
     fn a_value_whose_drop_panics_with_a_payload_whose_drop_panics_is_contained() {
         assert!(!discard(Bomb));
         assert!(discard(7));
+        drop(Contained::new(Bomb));
+        assert_eq!(Contained::new(7).take(), Some(7));
     }
 
     #[test]

@@ -10,13 +10,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::latch::Latch;
 use crate::base::log::{self, Level};
-use crate::base::sync::{self, Mutex, start_thread};
-use crate::base::time::Deadline;
+use crate::base::sync::{self, Monitor, Mutex, start_thread};
+use crate::base::time::{Deadline, Duration};
 use crate::base::unwind;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -51,10 +52,10 @@ impl Callback {
         };
         if !unwind::contain(work) {
             let at = self.registered_at;
-            let place = format_args!("{}:{}", at.file(), at.line());
+            let (file, line) = (at.file(), at.line());
             log::say(
                 Level::Error,
-                format_args!("the callback registered at {place} panicked"),
+                format_args!("the callback registered at {file}:{line} panicked"),
             );
         }
         *self.state.lock() = State::Over;
@@ -156,17 +157,36 @@ impl Callbacks {
 /// How many threads run callbacks of deadlines at most, so that a few that block delay none of the others.
 const CREW: usize = 4;
 
-static CREW_ROOM: CrewRoom = CrewRoom(sync::StaticMutex::new(Crew {
-    queue: VecDeque::new(),
-    at_work: 0,
-}));
+/// How long one of them stays without work: a deadline that comes meanwhile waits for no thread to be started.
+const LINGER: Duration = Duration::from_secs(1);
 
-/// The threads that run the callbacks of deadlines: they come when there is work and go when there is none.
-struct CrewRoom(sync::StaticMutex<Crew>);
+#[cfg(not(any(loom, shuttle)))]
+static CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
 
+#[cfg(any(loom, shuttle))]
+crate::base::sync::checker::lazy_static! {
+    static ref CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
+}
+
+/// The threads that run the callbacks of deadlines: they come when there is work and go when there was none for a while.
+struct CrewRoom(Monitor<Crew>);
+
+/// One is called at a time; who comes and takes a callback calls the next for the rest, since the callback may block.
 struct Crew {
     queue: VecDeque<Arc<Callback>>,
-    at_work: usize,
+    /// All who were started and have not gone.
+    hired: usize,
+    /// Those who sleep here and were not called.
+    asleep: usize,
+    /// Those who were woken or started and are not here yet.
+    coming: usize,
+}
+
+/// Whom to call.
+enum Call {
+    Nobody,
+    Sleeper,
+    Newcomer,
 }
 
 /// Has `callbacks` run by a thread that may block.
@@ -174,41 +194,119 @@ pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) {
     if callbacks.is_empty() {
         return;
     }
-    if CREW_ROOM.enqueue(callbacks) {
-        let started = start_thread("tm-callbacks".to_owned(), None, || CREW_ROOM.work());
+    let mut crew = CREW_ROOM.0.lock();
+    crew.queue.extend(callbacks);
+    let call = crew.call();
+    drop(crew);
+    if CREW_ROOM.make(&call).is_err() {
         // Without a thread the caller is the crew: late is better than never.
-        if started.is_err() {
-            CREW_ROOM.work();
-        }
+        CREW_ROOM.work_off();
     }
 }
 
 impl CrewRoom {
-    /// `true` if another thread should come to work.
-    fn enqueue(&self, callbacks: Vec<Arc<Callback>>) -> bool {
-        let mut crew = self.0.lock();
-        crew.queue.extend(callbacks);
-        let is_wanted = crew.at_work < CREW;
-        crew.at_work += usize::from(is_wanted);
-        is_wanted
+    fn make(&self, call: &Call) -> io::Result<()> {
+        match call {
+            Call::Nobody => Ok(()),
+            Call::Sleeper => {
+                self.0.notify_one();
+                Ok(())
+            }
+            Call::Newcomer => {
+                let started = start_thread("tm-callbacks".to_owned(), None, || CREW_ROOM.work());
+                if started.is_err() {
+                    let mut crew = self.0.lock();
+                    crew.hired -= 1;
+                    crew.one_is_here();
+                }
+                started.map(drop)
+            }
+        }
     }
 
+    /// The life of a thread of the crew.
     fn work(&self) {
-        while let Some(callback) = self.next() {
+        self.0.lock().one_is_here();
+        loop {
+            self.work_off();
+            if !self.stays() {
+                return;
+            }
+        }
+    }
+
+    fn work_off(&self) {
+        while let Some((callback, call)) = self.next() {
+            // Should nobody be had, the rest is done here, one after another.
+            let called = self.make(&call);
+            drop(called);
             callback.run();
         }
     }
 
-    fn next(&self) -> Option<Arc<Callback>> {
+    fn next(&self) -> Option<(Arc<Callback>, Call)> {
         let mut crew = self.0.lock();
-        let callback = crew.queue.pop_front();
-        // In the same step: who enqueues after this finds one thread less at work.
-        crew.at_work -= usize::from(callback.is_none());
-        callback
+        let callback = crew.queue.pop_front()?;
+        Some((callback, crew.call()))
+    }
+
+    /// Sleeps until there is work; `false` if there was none for long.
+    fn stays(&self) -> bool {
+        let patience = Deadline::after(LINGER);
+        let mut crew = self.0.lock();
+        while crew.queue.is_empty() {
+            if patience.has_passed() {
+                // In the same step: who enqueues after this finds one thread less.
+                crew.hired -= 1;
+                return false;
+            }
+            crew.asleep += 1;
+            crew = self.0.wait_until(crew, patience);
+            crew.one_is_here();
+        }
+        true
     }
 }
 
-#[cfg(all(test, not(loom)))]
+impl Crew {
+    const fn new() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            hired: 0,
+            asleep: 0,
+            coming: 0,
+        }
+    }
+
+    /// Whom to call for what is in the queue.
+    fn call(&mut self) -> Call {
+        if self.queue.is_empty() || self.coming > 0 {
+            return Call::Nobody;
+        }
+        if self.asleep > 0 {
+            self.asleep -= 1;
+            self.coming += 1;
+            Call::Sleeper
+        } else if self.hired < CREW {
+            self.hired += 1;
+            self.coming += 1;
+            Call::Newcomer
+        } else {
+            Call::Nobody
+        }
+    }
+
+    /// One who slept or was started is here, called or not. Who came may not be who was called: the two numbers are right
+    /// in sum, and each of those counted looks at the queue when it comes.
+    fn one_is_here(&mut self) {
+        match self.coming {
+            0 => self.asleep -= 1,
+            _ => self.coming -= 1,
+        }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::base::sync::{AtomicUsize, Ordering};
@@ -260,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_crew_runs_everything_and_goes() {
+    fn the_crew_runs_everything() {
         let counter = Arc::default();
         let callbacks: Vec<_> = (0..100).map(|_| counting(&counter)).collect();
         for pair in callbacks.chunks(2) {
@@ -270,5 +368,25 @@ mod tests {
             callback.wait();
         }
         assert_eq!(counter.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
+    fn a_callback_that_blocks_delays_none_of_the_others() {
+        let gates: Arc<[Latch; CREW - 1]> = Arc::default();
+        let blocked = |number: usize| {
+            let gates = Arc::clone(&gates);
+            let work = move || assert!(gates[number].wait_until(Deadline::NEVER));
+            Callback::new(Box::new(work), Location::caller())
+        };
+        let theirs = Arc::clone(&gates);
+        let opener = Callback::new(
+            Box::new(move || theirs.iter().for_each(|gate| assert!(gate.open()))),
+            Location::caller(),
+        );
+        let callbacks: Vec<_> = (0..CREW - 1).map(blocked).chain([opener]).collect();
+        hand_over(callbacks.clone());
+        for callback in &callbacks {
+            callback.wait();
+        }
     }
 }

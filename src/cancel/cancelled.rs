@@ -120,7 +120,7 @@ fn origins<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a Ori
         .filter_map(|error| error.downcast_ref())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use std::io;
 

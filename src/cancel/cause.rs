@@ -5,6 +5,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
+use crate::base::callsign;
 use crate::base::text::printable;
 
 /// Why a token was cancelled: the kind of reason, the source line that asked, the task that asked, and a note.
@@ -196,6 +197,7 @@ thread_local! {
 
 /// Says which task acts on this thread from now on.
 pub(crate) fn act_as(task: Option<Arc<str>>) {
+    callsign::rename(task.as_ref());
     // Only destructors of other thread-locals can come too late for this, and they act for nobody.
     let before = ACTOR.try_with(|actor| actor.replace(task));
     drop(before);

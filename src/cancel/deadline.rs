@@ -7,6 +7,7 @@ use std::panic::Location;
 
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::cancel::cause::{self, Cause, CauseKind};
+use crate::cancel::node::Node;
 use crate::cancel::token::CancellationToken;
 
 /// # Deadlines
@@ -29,7 +30,12 @@ impl CancellationToken {
     /// ```
     #[track_caller]
     pub fn child_with_timeout(&self, timeout: Duration) -> Result<Self, DeadlineError> {
-        self.child_until(Deadline::after(timeout), Location::caller())
+        let (deadline, place) = (Deadline::after(timeout), Location::caller());
+        if timeout.is_zero() {
+            return self.child_until(deadline, place);
+        }
+        // It was in the future when the clock was read; reading it again would take as long as setting the alarm.
+        self.child_with_alarm(deadline, place)
     }
 
     /// A child that is cancelled at `deadline`, if it was not before; born cancelled if that has passed.
@@ -74,17 +80,26 @@ impl CancellationToken {
         deadline: Deadline,
         place: &'static Location<'static>,
     ) -> Result<Self, DeadlineError> {
+        if !deadline.has_passed() {
+            return self.child_with_alarm(deadline, place);
+        }
         let child = self.child_token();
-        if deadline == Deadline::NEVER {
-            return Ok(child);
-        }
-        if deadline.has_passed() {
-            // Nobody else knows it yet: there is no work to be done.
-            drop(child.cancel_leaving_work(Cause::at_place(CauseKind::Deadline, place)));
-        } else {
-            child.set_until(deadline, place)?;
-        }
+        // Nobody else knows it yet: there is no work to be done.
+        drop(child.cancel_leaving_work(Cause::at_place(CauseKind::Deadline, place)));
         Ok(child)
+    }
+
+    fn child_with_alarm(
+        &self,
+        deadline: Deadline,
+        place: &'static Location<'static>,
+    ) -> Result<Self, DeadlineError> {
+        let Some(at) = deadline.instant() else {
+            return Ok(self.child_token());
+        };
+        Node::child_with_alarm(self.node(), at, place, cause::actor().as_ref())
+            .map(Self::first_of)
+            .map_err(DeadlineError)
     }
 
     fn set_until(

@@ -6,6 +6,8 @@ pub(crate) mod callback;
 
 pub(crate) mod timer;
 
+pub(crate) mod children;
+
 pub(crate) mod node;
 
 pub(crate) mod cancelled;

@@ -9,9 +9,9 @@
 //! 1. `cancelled` goes from false to true once, under the node's own lock. If the cancel was meant for this node, its
 //!    cause was written before; if it came from above, some ancestor has the cause, and every node on the way there
 //!    was cancelled before this one. So whoever sees the flag finds the cause by walking up.
-//! 2. `children` changes only under the node's lock and grows only while the node is not cancelled. The canceller takes
-//!    the whole list in the step that sets the flag; a child made later is born cancelled. So a child is either in the
-//!    list the canceller took, or sees the flag.
+//! 2. The children change only under the node's lock, and there are some only while the node is not cancelled. The
+//!    canceller takes the whole list in the step that sets the flag, and leaves the cause in its place; a child made
+//!    later is born cancelled. So a child is either in the list the canceller took, or sees the flag.
 //! 3. A child that is in its parent's list knows its index there (`slot`, guarded by the *parent's* lock), so that
 //!    leaving is O(1): the last child takes the vacant place.
 //! 4. A node leaves the list when it is cancelled for itself or when its last holder is gone. A node without handles
@@ -27,15 +27,16 @@
 //!    never a second lock.
 //! 10. Every walk, up or down, and the drop of a chain are loops: a million nodes deep need no stack.
 
-use std::io;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
+use std::{io, mem};
 
 use crate::base::latch::Beacon;
 use crate::base::sync::{AtomicBool, AtomicCell, AtomicU32, AtomicUsize, Mutex, Ordering};
 use crate::base::time::Instant;
-use crate::cancel::callback::{self, Callback, Callbacks};
+use crate::cancel::callback::{Callback, Callbacks};
 use crate::cancel::cause::{Cause, CauseKind};
+use crate::cancel::children::Children;
 use crate::cancel::timer::{self, Alarm, Fuse, Ring};
 
 /// Not in a parent's list.
@@ -56,10 +57,12 @@ pub(crate) struct Node {
     watch: OnceLock<Box<Watch>>,
 }
 
-#[derive(Debug, Default)]
-struct Links {
-    cause: Option<Cause>,
-    children: Vec<Arc<Node>>,
+/// A cancelled node has no children and the others have no cause: one room for both (2).
+#[derive(Debug)]
+enum Links {
+    Open(Children<Arc<Node>>),
+    /// The cause is there if the cancel was meant for this very node.
+    Cancelled(Option<Cause>),
 }
 
 /// Those who want to know of one node's cancel.
@@ -84,6 +87,15 @@ enum Ties {
     },
 }
 
+/// What became of an alarm that was just set.
+enum Kept {
+    Here,
+    /// The node is cancelled.
+    TooLate,
+    /// It has an alarm that somebody else has set meanwhile.
+    NotNeeded,
+}
+
 impl Node {
     /// A node of its own, with one handle.
     pub(crate) fn root() -> Arc<Self> {
@@ -103,16 +115,23 @@ impl Node {
             drop(watch);
         }
         parent.hold();
-        let mut links = parent.links.lock();
-        if parent.cancelled.load(Ordering::Relaxed) {
-            drop(links);
-            child.cancelled.store(true, Ordering::Release);
-        } else {
-            let slot = u32::try_from(links.children.len()).unwrap_or(NOWHERE);
-            child.slot.store(slot, Ordering::Relaxed);
-            links.children.push(Arc::clone(&child));
+        if !parent.adopt(&child) {
+            // Nobody else knows the child yet: it has no children.
+            drop(child.mark(None));
         }
         child
+    }
+
+    /// Takes a child into the list (3); `false` if this node is cancelled.
+    fn adopt(&self, child: &Arc<Self>) -> bool {
+        let mut links = self.links.lock();
+        let Links::Open(children) = &mut *links else {
+            return false;
+        };
+        let slot = u32::try_from(children.len()).unwrap_or(NOWHERE);
+        child.slot.store(slot, Ordering::Relaxed);
+        children.push(Arc::clone(child));
+        true
     }
 
     /// A node with one handle that is cancelled with any of `parents` (6).
@@ -148,7 +167,7 @@ impl Node {
             holders: AtomicUsize::new(1),
             alarm: AtomicCell::new(0),
             parent,
-            links: Mutex::new(Links::default()),
+            links: Mutex::new(Links::Open(Children::new())),
             watch: OnceLock::new(),
         }
     }
@@ -197,7 +216,7 @@ impl Node {
             let Some(node) = next else { continue };
             if let Some(children) = node.mark(None) {
                 node.wake(&mut due);
-                pending.push(children.into_iter());
+                pending.extend(children.into_some_iter());
             }
             let Some(beyond) = node.beyond() else {
                 continue;
@@ -205,27 +224,28 @@ impl Node {
             if let Some(children) = beyond.mark_through(self) {
                 beyond.leave_parents();
                 beyond.wake(&mut due);
-                pending.push(children.into_iter());
+                pending.extend(children.into_some_iter());
             }
         }
         Some(due)
     }
 
     /// Sets the flag and takes the children (2); `None` if it was set before.
-    fn mark(&self, cause: Option<Cause>) -> Option<Vec<Arc<Self>>> {
+    fn mark(&self, cause: Option<Cause>) -> Option<Children<Arc<Self>>> {
         let mut links = self.links.lock();
-        if self.cancelled.load(Ordering::Relaxed) {
+        let Links::Open(children) = &mut *links else {
             // The guard goes before `cause`, whose drop may be the last of foreign strings.
             drop(links);
             return None;
-        }
-        links.cause = cause;
+        };
+        let children = mem::take(children);
+        *links = Links::Cancelled(cause);
         self.cancelled.store(true, Ordering::Release);
-        Some(std::mem::take(&mut links.children))
+        Some(children)
     }
 
     /// The same for a node with several parents; `origin` has the cause.
-    fn mark_through(&self, origin: &Arc<Self>) -> Option<Vec<Arc<Self>>> {
+    fn mark_through(&self, origin: &Arc<Self>) -> Option<Children<Arc<Self>>> {
         if let Some(Ties::From { origin: place, .. }) = self.ties() {
             // The first one stays; should this call lose, it does not matter whose it is.
             let before = place.set(Arc::clone(origin));
@@ -246,25 +266,20 @@ impl Node {
     fn leave_parent(&self) {
         let Some(parent) = &self.parent else { return };
         let mut links = parent.links.lock();
-        let slot = self.slot.swap(NOWHERE, Ordering::Relaxed);
         // A cancelled parent's list was taken by its canceller, and the slot with it.
-        if slot == NOWHERE || parent.cancelled.load(Ordering::Relaxed) {
+        let Links::Open(children) = &mut *links else {
             return;
-        }
-        let gone = links.children.swap_remove(slot as usize);
-        if let Some(moved) = links.children.get(slot as usize) {
+        };
+        // A load and a store, not a swap: the parent's lock guards it, and a short-lived token feels the difference.
+        let slot = self.slot.load(Ordering::Relaxed);
+        self.slot.store(NOWHERE, Ordering::Relaxed);
+        // There is no child at NOWHERE.
+        let gone = children.swap_remove(slot as usize);
+        if let Some(moved) = children.get(slot as usize) {
             moved.slot.store(slot, Ordering::Relaxed);
         }
-        Self::give_back_space(&mut links.children);
         drop(links);
         drop(gone);
-    }
-
-    /// Halves a list that is three quarters empty: each leaver pays for O(1) moves, a short-lived crowd leaves nothing.
-    fn give_back_space(children: &mut Vec<Arc<Self>>) {
-        if children.capacity() > 8 && children.len() <= children.capacity() / 4 {
-            children.shrink_to(children.capacity() / 2);
-        }
     }
 
     /// The flag is set: tells those who wait, and collects what is to be done (7).
@@ -299,12 +314,16 @@ impl Node {
     }
 
     fn has_cause(&self) -> bool {
-        self.links.lock().cause.is_some()
+        matches!(&*self.links.lock(), Links::Cancelled(Some(_)))
     }
 
     /// The cause that was meant for this very node.
     pub(crate) fn own_cause(&self) -> Option<Cause> {
-        self.links.lock().cause.clone()
+        let links = self.links.lock();
+        match &*links {
+            Links::Cancelled(cause) => cause.clone(),
+            Links::Open(_) => None,
+        }
     }
 
     /// Whether `other` is this node or one of its ancestors.
@@ -383,6 +402,41 @@ impl Node {
 
     // ---- deadlines ----
 
+    /// A child with one handle that is cancelled at `at`; born cancelled if `parent` is.
+    ///
+    /// It has its alarm before anybody but the timer knows it, and so needs no lock for it.
+    pub(crate) fn child_with_alarm(
+        parent: &Arc<Self>,
+        at: Instant,
+        set_at: &'static Location<'static>,
+        set_by: Option<&Arc<str>>,
+    ) -> io::Result<Arc<Self>> {
+        let child = Arc::new(Self::new(Some(Arc::clone(parent))));
+        let alarm = timer::set(at, || child.fuse(set_at, set_by))?;
+        child.alarm.store(alarm.to_bits());
+        parent.hold();
+        if !parent.adopt(&child) {
+            drop(child.mark(None));
+            child.take_alarm_back();
+        } else if child.is_cancelled() {
+            // Its moment came before it was in the list; if it comes from now on, whoever cancels it takes it out (4).
+            child.leave_parent();
+        }
+        Ok(child)
+    }
+
+    fn fuse(
+        self: &Arc<Self>,
+        set_at: &'static Location<'static>,
+        set_by: Option<&Arc<str>>,
+    ) -> Fuse {
+        Fuse {
+            target: Arc::clone(self) as Arc<dyn Ring>,
+            set_at,
+            set_by: set_by.map(Arc::clone),
+        }
+    }
+
     /// Sets, moves or (with `None`) takes off the moment at which this node is cancelled; `false` if it is cancelled or
     /// its moment has come.
     pub(crate) fn set_deadline(
@@ -398,25 +452,32 @@ impl Node {
             let Some(at) = at.filter(|_| !self.is_cancelled()) else {
                 return Ok(!self.is_cancelled());
             };
-            let fuse = Fuse {
-                target: Arc::clone(self) as Arc<dyn Ring>,
-                set_at,
-                set_by: set_by.map(Arc::clone),
-            };
-            let alarm = timer::set(at, fuse)?;
-            if self.alarm.compare_exchange(0, alarm.to_bits()).is_err() {
-                // Somebody else has set one meanwhile: move that one.
-                timer::take_back(alarm);
-                continue;
+            let alarm = timer::set(at, || self.fuse(set_at, set_by))?;
+            match self.keep_alarm(alarm) {
+                Kept::Here => return Ok(true),
+                Kept::TooLate => {
+                    timer::take_back(alarm);
+                    return Ok(false);
+                }
+                // Move the other one.
+                Kept::NotNeeded => timer::take_back(alarm),
             }
-            // A canceller who came before the alarm was there has not taken it back. The lock orders the two.
-            drop(self.links.lock());
-            if self.is_cancelled() {
-                self.take_alarm_back();
-                return Ok(false);
-            }
-            return Ok(true);
         }
+    }
+
+    /// Under the node's lock: a canceller either finds the alarm or is seen here, and of two alarms the first is kept.
+    fn keep_alarm(&self, alarm: Alarm) -> Kept {
+        let links = self.links.lock();
+        let kept = match &*links {
+            Links::Cancelled(_) => Kept::TooLate,
+            Links::Open(_) if self.alarm.load() != 0 => Kept::NotNeeded,
+            Links::Open(_) => {
+                self.alarm.store(alarm.to_bits());
+                Kept::Here
+            }
+        };
+        drop(links);
+        kept
     }
 
     /// The earliest moment set for this node or one above it.
@@ -436,39 +497,37 @@ impl Node {
 }
 
 impl Ring for Node {
-    /// The deadline has come. The timer's thread runs no foreign code: the crew does.
-    fn ring(self: Arc<Self>, set_at: &'static Location<'static>, set_by: Option<Arc<str>>) {
+    fn ring(
+        self: Arc<Self>,
+        set_at: &'static Location<'static>,
+        set_by: Option<Arc<str>>,
+    ) -> Vec<Arc<Callback>> {
         let cause = Cause::set_before(CauseKind::Deadline, set_at, set_by);
-        callback::hand_over(self.cancel(cause).unwrap_or_default());
+        self.cancel(cause).unwrap_or_default()
     }
 }
 
 impl Drop for Node {
     /// Drops what is above one by one (10).
     fn drop(&mut self) {
-        let mut pending: Vec<Arc<Self>> = self.take_above().collect();
-        while let Some(node) = pending.pop() {
-            if let Some(mut node) = Arc::into_inner(node) {
-                pending.extend(node.take_above());
-            }
+        // Allocates only for several parents: a token that lives for a microsecond has no time for it.
+        let mut pending = Vec::new();
+        let mut next = self.take_above(&mut pending);
+        while let Some(node) = next.or_else(|| pending.pop()) {
+            next = Arc::into_inner(node).and_then(|mut node| node.take_above(&mut pending));
         }
     }
 }
 
 impl Node {
-    fn take_above(&mut self) -> impl Iterator<Item = Arc<Self>> + use<> {
+    /// Takes the parent; what else is above goes to `others`.
+    fn take_above(&mut self, others: &mut Vec<Arc<Self>>) -> Option<Arc<Self>> {
         let ties = self.watch.get_mut().and_then(|watch| watch.ties.take());
-        let through = match ties.map(|ties| *ties) {
-            Some(Ties::From { bridges, origin }) => {
-                let bridges = bridges.into_inner().into_iter().flatten();
-                Some(bridges.chain(origin.into_inner()))
-            }
-            _ => None,
-        };
-        self.parent
-            .take()
-            .into_iter()
-            .chain(through.into_iter().flatten())
+        if let Some(Ties::From { bridges, origin }) = ties.map(|ties| *ties) {
+            others.extend(bridges.into_inner().into_iter().flatten());
+            others.extend(origin.into_inner());
+        }
+        self.parent.take()
     }
 }
 
@@ -508,12 +567,16 @@ impl<'a> Iterator for Ancestors<'a> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::base::time::{self, Deadline, Duration};
 
     fn children(node: &Node) -> usize {
-        node.links.lock().children.len()
+        match &*node.links.lock() {
+            Links::Open(children) => children.len(),
+            Links::Cancelled(_) => 0,
+        }
     }
 
     #[test]
@@ -556,25 +619,33 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_left_gives_its_space_back() {
+    fn what_is_made_below_a_cancelled_node_is_born_cancelled_down_to_the_grandchildren() {
         let root = Node::root();
-        let crowd: Vec<_> = (0..10_000).map(|_| Node::child_of(&root)).collect();
-        for node in &crowd {
-            node.release();
+        assert!(root.cancel(Cause::request()).is_some());
+        let child = Node::child_of(&root);
+        let grandchild = Node::child_of(&child);
+        assert!(child.is_cancelled() && grandchild.is_cancelled());
+        assert!(Arc::ptr_eq(&grandchild.origin(), &root));
+        assert_eq!((children(&root), children(&child)), (0, 0));
+    }
+
+    #[test]
+    fn a_child_whose_moment_comes_while_it_is_made_leaves_nothing_in_its_parent() {
+        let root = Node::root();
+        for round in 0..2_000 {
+            let at = time::now() + Duration::from_micros(round % 64);
+            let child = Node::child_with_alarm(&root, at, Location::caller(), None)
+                .expect("there is room for a thread");
+            child.beacon().latch().wait_until(Deadline::NEVER);
+            assert_eq!(children(&root), 0);
+            child.release();
         }
-        let links = root.links.lock();
-        assert_eq!(links.children.len(), 0);
-        assert!(
-            links.children.capacity() <= 16,
-            "{}",
-            links.children.capacity()
-        );
     }
 
     #[test]
     fn a_node_takes_little_room() {
         assert!(
-            size_of::<Node>() + 2 * size_of::<usize>() <= 112,
+            size_of::<Node>() + 2 * size_of::<usize>() <= 96,
             "{}",
             size_of::<Node>()
         );

@@ -24,7 +24,8 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::{Monitor, start_thread};
-use crate::base::time::{self, Deadline, Duration, Instant};
+use crate::base::time::{self, Deadline, Duration, Instant, Scale};
+use crate::cancel::callback::{self, Callback};
 
 /// How long the thread stays after its last alarm.
 const LINGER: Duration = Duration::from_secs(1);
@@ -42,21 +43,42 @@ pub(crate) struct Timer<F>(Monitor<State<F>>);
 #[derive(Debug)]
 struct State<F> {
     heap: BinaryHeap<Reverse<Entry>>,
+    /// Set with the first alarm.
+    scale: Option<Scale>,
     stale: usize,
     slots: Vec<Slot<F>>,
     vacant: Vec<u32>,
     generation: u32,
     thread: bool,
-    /// Until when the thread sleeps, if it does; who sets an earlier alarm wakes it.
+    /// Until when the thread sleeps, if it does; who sets an earlier alarm writes that moment here and wakes it.
     asleep: Option<Deadline>,
 }
 
-/// Ordered by its moment first.
+/// A tick, a slot and the slot's serial, in one number: ordered by the tick first.
+///
+/// One number is compared in one step. And a heap reads back what it has just written: a number in the same pieces,
+/// a struct in larger ones, for which a processor waits a third of the time that setting an alarm takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    at: Instant,
-    slot: u32,
-    serial: u32,
+struct Entry(u128);
+
+impl Entry {
+    fn new(tick: u64, slot: u32, serial: u32) -> Self {
+        Self((u128::from(tick) << 64) | (u128::from(slot) << 32) | u128::from(serial))
+    }
+
+    fn tick(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the third quarter")]
+    fn slot(self) -> usize {
+        (self.0 >> 32) as u32 as usize
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the last quarter")]
+    fn serial(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 #[derive(Debug)]
@@ -97,36 +119,34 @@ pub(crate) enum Next {
 }
 
 impl<F> Timer<F> {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) const fn new() -> Self {
         Self(Monitor::new(State::new()))
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn new() -> Self {
         Self(Monitor::new(State::new()))
     }
 
     /// Sets an alarm; `None` as the moment means never, until it is moved.
     ///
-    /// `start` starts the thread, which is to call [`run`](Self::run); if it cannot, no alarm is set and the fuse is
-    /// given back.
+    /// `start` starts the thread, which is to call [`run`](Self::run); if it cannot, no alarm is set. `fuse` makes the
+    /// fuse, in its place: handing it over ready-made would move it several times.
     pub(crate) fn set(
         &self,
         at: Option<Instant>,
-        fuse: F,
+        fuse: impl FnOnce() -> F,
         start: impl FnOnce() -> io::Result<()>,
-    ) -> Result<Alarm, (io::Error, F)> {
+    ) -> io::Result<Alarm> {
         let mut state = self.0.lock();
         if !state.thread {
             // Under the lock: nobody else may count on a thread that cannot be had.
-            if let Err(error) = start() {
-                return Err((error, fuse));
-            }
+            start()?;
             state.thread = true;
         }
         let alarm = state.occupy(at, fuse);
-        let is_urgent = state.is_first(at);
+        let is_urgent = state.comes_sooner(at);
         drop(state);
         if is_urgent {
             self.0.notify_all();
@@ -151,7 +171,7 @@ impl<F> Timer<F> {
     pub(crate) fn move_to(&self, alarm: Alarm, at: Option<Instant>) -> bool {
         let mut state = self.0.lock();
         let moved = state.move_to(alarm, at);
-        let is_urgent = moved && state.is_first(at);
+        let is_urgent = moved && state.comes_sooner(at);
         drop(state);
         if is_urgent {
             self.0.notify_all();
@@ -164,13 +184,13 @@ impl<F> Timer<F> {
         self.0.lock().slot_of(alarm)?.at
     }
 
-    /// The life of the thread: gives each fuse that is due to `ring`.
-    pub(crate) fn run(&self, ring: impl Fn(F)) {
+    /// The life of the thread: gives the fuses that are due to `ring`.
+    pub(crate) fn run(&self, ring: impl Fn(Vec<F>)) {
         let mut patience = Deadline::after(LINGER);
         loop {
             let (due, next) = self.due(time::now());
             let was_idle = due.is_empty() && next == Next::Linger;
-            due.into_iter().for_each(&ring);
+            ring(due);
             if !was_idle {
                 patience = Deadline::after(LINGER);
             }
@@ -194,14 +214,15 @@ impl<F> Timer<F> {
         let mut due = Vec::new();
         let mut state = self.0.lock();
         let next = loop {
-            let Some(Reverse(first)) = state.heap.peek().copied() else {
+            let (Some(Reverse(first)), Some(scale)) = (state.heap.peek().copied(), state.scale)
+            else {
                 break Next::Linger;
             };
             if !state.is_current(first) {
                 state.heap.pop();
                 state.stale = state.stale.saturating_sub(1);
-            } else if first.at > now {
-                break Next::Sleep(first.at);
+            } else if first.tick() > scale.tick(now) {
+                break Next::Sleep(scale.moment(first.tick()));
             } else if due.len() == BATCH {
                 break Next::Look;
             } else {
@@ -215,8 +236,7 @@ impl<F> Timer<F> {
     fn sleep(&self, until: Deadline) {
         let mut state = self.0.lock();
         // An alarm set since the last look may be earlier.
-        let first = state.heap.peek().map(|Reverse(entry)| entry.at);
-        let mut until = first.map_or(until, |at| until.earlier(Deadline::at(at)));
+        let mut until = state.first().map_or(until, |at| until.earlier(at));
         if state.has_nothing_pending() {
             // All was taken back since: nobody will wake it for that.
             until = until.earlier(Deadline::after(LINGER));
@@ -247,6 +267,7 @@ impl<F> State<F> {
     const fn new() -> Self {
         Self {
             heap: BinaryHeap::new(),
+            scale: None,
             stale: 0,
             slots: Vec::new(),
             vacant: Vec::new(),
@@ -256,7 +277,7 @@ impl<F> State<F> {
         }
     }
 
-    fn occupy(&mut self, at: Option<Instant>, fuse: F) -> Alarm {
+    fn occupy(&mut self, at: Option<Instant>, fuse: impl FnOnce() -> F) -> Alarm {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 fuse: None,
@@ -271,7 +292,7 @@ impl<F> State<F> {
         let generation = self.generation;
         if let Some(place) = self.slots.get_mut(slot as usize) {
             place.generation = generation;
-            place.fuse = Some(fuse);
+            place.fuse = Some(fuse());
             place.at = at;
         }
         self.enter(slot, at);
@@ -281,9 +302,16 @@ impl<F> State<F> {
     /// Makes the entry of a slot that has none.
     fn enter(&mut self, slot: u32, at: Option<Instant>) {
         if let (Some(place), Some(at)) = (self.slots.get(slot as usize), at) {
-            let serial = place.serial;
-            self.heap.push(Reverse(Entry { at, slot, serial }));
+            let scale = *self.scale.get_or_insert(Scale::around(at));
+            let entry = Entry::new(scale.tick(at), slot, place.serial);
+            self.heap.push(Reverse(entry));
         }
+    }
+
+    /// When the first entry comes up.
+    fn first(&self) -> Option<Deadline> {
+        let Reverse(entry) = self.heap.peek()?;
+        Some(Deadline::at(self.scale?.moment(entry.tick())))
     }
 
     fn move_to(&mut self, alarm: Alarm, at: Option<Instant>) -> bool {
@@ -321,12 +349,13 @@ impl<F> State<F> {
 
     /// An entry has come up that is due; its slot may say that the alarm was moved later (3).
     fn ring_or_put_back(&mut self, entry: Entry, now: Instant) -> Option<F> {
-        let at = self.slots.get(entry.slot as usize)?.at?;
+        let slot = u32::try_from(entry.slot()).ok()?;
+        let at = self.slots.get(entry.slot())?.at?;
         if at > now {
-            self.heap.push(Reverse(Entry { at, ..entry }));
+            self.enter(slot, Some(at));
             return None;
         }
-        let fuse = self.vacate(entry.slot);
+        let fuse = self.vacate(slot);
         // The entry is out of the heap already.
         self.stale = self.stale.saturating_sub(1);
         fuse
@@ -346,18 +375,22 @@ impl<F> State<F> {
         is_current(&self.slots, entry)
     }
 
-    /// Whether the thread sleeps past `at`.
-    fn is_first(&self, at: Option<Instant>) -> bool {
-        match (at, self.asleep) {
-            (Some(at), Some(until)) => until.instant().is_none_or(|until| at < until),
-            _ => false,
+    /// Whether the thread sleeps past `at` and is to be woken. Whoever is told so wakes it: the next one need not.
+    fn comes_sooner(&mut self, at: Option<Instant>) -> bool {
+        let (Some(at), Some(until)) = (at, self.asleep) else {
+            return false;
+        };
+        let is_sooner = until.instant().is_none_or(|until| at < until);
+        if is_sooner {
+            self.asleep = Some(Deadline::at(at));
         }
+        is_sooner
     }
 
     /// Whether the thread sleeps for what is not pending any more, and longer than it is to stay. At most once in
     /// that time, since it then sleeps no longer.
-    fn oversleeps(&self) -> bool {
-        self.has_nothing_pending() && self.is_first(Deadline::after(LINGER).instant())
+    fn oversleeps(&mut self) -> bool {
+        self.has_nothing_pending() && self.comes_sooner(Deadline::after(LINGER).instant())
     }
 
     fn has_nothing_pending(&self) -> bool {
@@ -373,14 +406,19 @@ impl<F> State<F> {
 
 fn is_current<F>(slots: &[Slot<F>], entry: Entry) -> bool {
     slots
-        .get(entry.slot as usize)
-        .is_some_and(|slot| slot.fuse.is_some() && slot.serial == entry.serial)
+        .get(entry.slot())
+        .is_some_and(|slot| slot.fuse.is_some() && slot.serial == entry.serial())
 }
 
 /// Somebody for whom a moment was set.
 pub(crate) trait Ring: Send + Sync {
-    /// The moment has come that was set at this place, by this task.
-    fn ring(self: Arc<Self>, set_at: &'static Location<'static>, set_by: Option<Arc<str>>);
+    /// The moment has come that was set at this place, by this task; the work to be done now is left to the caller.
+    #[must_use = "the callbacks are to be run"]
+    fn ring(
+        self: Arc<Self>,
+        set_at: &'static Location<'static>,
+        set_by: Option<Arc<str>>,
+    ) -> Vec<Arc<Callback>>;
 }
 
 /// What happens when an alarm of the process's timer rings.
@@ -396,23 +434,31 @@ impl fmt::Debug for Fuse {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 static TIMER: Timer<Fuse> = Timer::new();
 
-#[cfg(loom)]
-loom::lazy_static! {
+#[cfg(any(loom, shuttle))]
+crate::base::sync::checker::lazy_static! {
     static ref TIMER: Timer<Fuse> = Timer::new();
 }
 
 /// Sets an alarm of the process's timer, whose thread is started if it is not there.
-pub(crate) fn set(at: Instant, fuse: Fuse) -> io::Result<Alarm> {
+pub(crate) fn set(at: Instant, fuse: impl FnOnce() -> Fuse) -> io::Result<Alarm> {
     let start = || {
         let thread = start_thread("tm-timer".to_owned(), None, || {
-            TIMER.run(|fuse| fuse.target.ring(fuse.set_at, fuse.set_by));
+            time::be_punctual();
+            TIMER.run(ring_all);
         });
         thread.map(drop)
     };
-    TIMER.set(Some(at), fuse, start).map_err(|(error, _)| error)
+    TIMER.set(Some(at), fuse, start)
+}
+
+/// The timer's thread runs no foreign code: the crew does. It is called once for all, so that the more come at a time the
+/// less each of them costs.
+fn ring_all(fuses: Vec<Fuse>) {
+    let ring = |fuse: Fuse| fuse.target.ring(fuse.set_at, fuse.set_by);
+    callback::hand_over(fuses.into_iter().flat_map(ring).collect());
 }
 
 /// See [`Timer::move_to`].
@@ -430,7 +476,7 @@ pub(crate) fn moment_of(alarm: Alarm) -> Option<Instant> {
     TIMER.moment_of(alarm)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 
@@ -441,7 +487,7 @@ mod tests {
     /// Tests drive the clock themselves: there is no thread.
     fn set(timer: &Timer<u32>, at: Instant, fuse: u32) -> Alarm {
         timer
-            .set(Some(at), fuse, || Ok(()))
+            .set(Some(at), || fuse, || Ok(()))
             .expect("no thread, no error")
     }
 
@@ -541,7 +587,7 @@ mod tests {
             Ok(())
         };
         let far = Some(now + second(3_600));
-        let alarm = timer.set(far, 7, start).expect("a thread");
+        let alarm = timer.set(far, || 7, start).expect("a thread");
         while timer.0.lock().asleep.is_none() {
             std::thread::yield_now();
         }
@@ -554,8 +600,8 @@ mod tests {
     #[test]
     fn without_a_thread_no_alarm_is_set() {
         let (timer, now) = timer();
-        let refused = timer.set(Some(now), 7, || Err(io::Error::other("no thread")));
-        assert!(matches!(refused, Err((_, 7))));
+        let refused = timer.set(Some(now), || 7, || Err(io::Error::other("no thread")));
+        assert!(refused.is_err());
         assert_eq!(ringing(&timer, now), []);
         set(&timer, now, 8);
         assert_eq!(ringing(&timer, now), [8]);

@@ -177,6 +177,11 @@ impl CancellationToken {
         }
     }
 
+    /// The handle that a new node was counted with.
+    pub(crate) fn first_of(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.node
     }

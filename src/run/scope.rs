@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::sync::{self, ThreadScope};
 use crate::base::time::{Deadline, Duration};
-use crate::base::unwind;
+use crate::base::unwind::{self, Contained};
 use crate::cancel::cancelled::Cancelled;
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::cancel::checkpoint::Wait;
@@ -186,8 +186,12 @@ impl<'scope> Scope<'scope, '_> {
             group: self.group.clone(),
             slot,
         };
+        // std drops a closure whose thread could not be created.
+        let body = Contained::new(body);
         let started = sync::start_scoped_thread(self.threads, thread_name, move || {
-            job.run_borrowing(body);
+            if let Some(body) = body.take() {
+                job.run_borrowing(body);
+            }
         });
         match started {
             Ok(()) => Ok(handle),

@@ -54,7 +54,7 @@ impl TaskBuilder {
         body: TaskBody<T>,
         place: &'static Location<'static>,
     ) -> Result<TaskHandle<T>, StartError> {
-        let handle = self.counts_for_readiness().spawn_boxed(body, place)?;
+        let handle = self.counts_for_readiness(true).spawn_boxed(body, place)?;
         handle.wait_ready(timeout).map_err(|error| {
             handle.cancel();
             StartError::new(handle.name(), StartFailure::NotReady(error))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::log;
 use crate::base::sync::{
-    self, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, Receiver, start_thread,
+    self, AtomicBool, AtomicUsize, JoinHandle, MailReceiver, Mutex, Ordering, start_thread,
 };
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::base::unwind;
@@ -25,7 +25,7 @@ const COLLECTS: Duration = Duration::from_micros(500);
 pub(crate) struct Courier {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
-    errands: Receiver<Errand>,
+    errands: MailReceiver<Errand>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -51,7 +51,7 @@ impl Courier {
     /// Starts the first courier.
     pub(crate) fn start(
         registry: &Arc<Registry>,
-        errands: Receiver<Errand>,
+        errands: MailReceiver<Errand>,
     ) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             at_work: AtomicUsize::new(0),
@@ -171,8 +171,8 @@ impl Courier {
 }
 
 impl Shared {
-    fn carry(&self, number: usize, registry: &Registry, errands: &Receiver<Errand>) {
-        for errand in errands {
+    fn carry(&self, number: usize, registry: &Registry, errands: &MailReceiver<Errand>) {
+        while let Ok(errand) = errands.recv() {
             let still_at_work = match errand {
                 Errand::JoinDeparted => self.join_departed(number, registry),
                 Errand::Run(what, work) => self.busy_with(number, what, work),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::base::text::printable;
 use crate::base::time::{Duration, human};
+use crate::sync::patience::DEAF;
 use crate::task::record::SectionKind;
 
 /// What is known of a task that did not stop, taken shortly before the shutdown's deadline.
@@ -54,6 +55,9 @@ pub struct InSection {
 
 /// How the wait for another task begins.
 pub(crate) const END_OF: &str = "the end of ";
+
+/// How the wait for a child process begins; it describes itself (process/leash.rs).
+const CHILD: &str = "the child process ";
 
 /// How far a task that did not stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -201,10 +205,15 @@ impl fmt::Display for Diagnosis {
             };
         }
         if let Some(wait) = &self.waiting_for {
-            let why = if self.section.is_some() {
+            let why = if wait.ends_with(DEAF) {
+                "wait through the context instead (`ctx.lock`, `ctx.wait_while`)"
+            } else if self.section.is_some() {
                 "a shielded wait does not hear the stop"
             } else if wait.starts_with(END_OF) {
                 "that one does not stop either"
+            } else if wait.starts_with(CHILD) {
+                "SIGKILL comes when its grace is over, shortly before the deadline at the latest, and then only the \
+                 kernel can delay its end"
             } else {
                 "its stop should have ended that, so the machine is overloaded"
             };
@@ -241,12 +250,12 @@ fn unblock(call: &str) -> &'static str {
     let name = call.split('(').next().unwrap_or(call);
     match name {
         "futex" => {
-            "a lock, a plain channel, condition variable or join; wait through the context instead (`ctx.recv`, \
-             `ctx.join`, `select!` with `ctx.cancelled()`)"
+            "a lock, a plain channel, condition variable or join; wait through the context instead (`ctx.lock`, \
+             `ctx.recv`, `ctx.join`, `select!` with `ctx.cancelled()`)"
         }
         "nanosleep" | "clock_nanosleep" => "sleep with `ctx.sleep` instead",
         "wait4" | "waitid" => {
-            "poll the child with `try_wait` between `ctx.sleep`s, and kill it on cancel"
+            "run the child process with `ctx.run` or `ctx.spawn_child` instead, which hear the stop"
         }
         "accept" | "accept4" | "connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" => {
             "give the socket a timeout and a checkpoint between tries, or shut it down from another task that waits \
@@ -444,6 +453,22 @@ mod tests {
         assert!(
             said.contains("has been in a shield for 3.00 s, and waits for a message"),
             "{said}"
+        );
+    }
+
+    #[test]
+    fn a_wait_that_hears_no_stop_is_told_how_to() {
+        let deaf = Diagnosis {
+            waiting_for: Some(format!("the lock held by `writer`{DEAF}")),
+            ..straggler()
+        };
+        assert_eq!(
+            deaf.to_string(),
+            format!(
+                "`hash` waits for the lock held by `writer`, deaf to its stop; it was last seen at {}: wait through the \
+                 context instead (`ctx.lock`, `ctx.wait_while`)",
+                place_of(&deaf)
+            )
         );
     }
 

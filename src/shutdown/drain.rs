@@ -21,7 +21,8 @@
 //! 2. Hurried, or past the deadline, all groups are asked in one step, whatever is still being made.
 //! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over. A
 //!    task in foreign code that has lasted for longer than it may is not waited for.
-//! 4. Shortly before the deadline stragglers are diagnosed, at the deadline abandoned.
+//! 4. Shortly before the deadline the wards of those who were asked are ended (record.rs: what must not outlive its task,
+//!    so that it can still end in time); then stragglers are diagnosed, at the deadline abandoned.
 //! 5. Else, if nobody was asked in this turn, the warden sleeps until the bell rings or something falls due. Whoever
 //!    empties a group or the books rings.
 //!
@@ -60,6 +61,10 @@ const HURRY: Duration = Duration::from_millis(200);
 
 /// How long before the deadline stragglers are diagnosed: enough for [`DETAILED`] threads at 150 µs.
 const DIAGNOSIS: Duration = Duration::from_millis(25);
+
+/// How long before the deadline the last call for wards is: a tenth of the time, but at least and at most so long. Enough
+/// for a child process to be killed and reaped, and half of what a hurry leaves.
+const LAST_CALL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How many stragglers are looked up in the kernel; the others get their last checkpoint, which is free.
 const DETAILED: usize = 64;
@@ -134,7 +139,10 @@ pub(crate) fn stand_guard(
     body: Option<&Body>,
 ) {
     let demand = loop {
-        match registry.request.demand() {
+        // Not before the latch is open: whoever departs looks at that one, and leaves it to the drain that has not begun
+        // to send the courier.
+        let is_raised = registry.request.latch().is_open();
+        match registry.request.demand().filter(|_| is_raised) {
             Some(demand) => break demand,
             None => registry.request.bell().wait_until(Deadline::NEVER),
         };
@@ -164,8 +172,19 @@ pub(crate) struct Body {
     pub(crate) over: Latch,
 }
 
+/// What follows a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Turn {
+    /// All have stopped, or the time is over.
+    Over,
+    /// There may be more that is due.
+    Again,
+    /// Nothing is due before this moment, unless somebody rings.
+    Sleep(Deadline),
+}
+
 /// One shutdown.
-struct Drain<'a> {
+pub(crate) struct Drain<'a> {
     registry: &'a Arc<Registry>,
     courier: &'a Courier,
     demand: Demand,
@@ -203,10 +222,10 @@ struct Watched {
 }
 
 impl<'a> Drain<'a> {
-    fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
+    pub(crate) fn begin(registry: &'a Arc<Registry>, courier: &'a Courier, demand: Demand) -> Self {
         registry.call_muster();
         registry.send_to_departed();
-        let mut drain = Self {
+        let drain = Self {
             registry,
             courier,
             deadline: demand.deadline,
@@ -225,7 +244,6 @@ impl<'a> Drain<'a> {
             next_news: Deadline::after(NEWS),
             diagnoses: None,
         };
-        drain.keep_time_for_stop();
         drain.announce();
         drain
     }
@@ -248,25 +266,41 @@ impl<'a> Drain<'a> {
 
     fn run(mut self) -> ShutdownReport {
         loop {
-            self.hear_request();
-            self.advance();
-            let has_asked = self.ask_who_is_due();
-            if self.is_over() {
-                break;
-            }
-            if self.is_time_to_diagnose() {
-                self.diagnose();
-            }
-            // The diagnosis may have taken until then: who was not asked before is asked first, in the next turn (2).
-            if self.deadline.has_passed() && self.all_asked {
-                break;
-            }
-            self.observe();
-            if !has_asked {
-                self.registry.request.bell().wait_until(self.next_turn());
+            match self.turn() {
+                Turn::Over => return self.conclude(),
+                Turn::Again => {}
+                Turn::Sleep(until) => {
+                    self.registry.request.bell().wait_until(until);
+                }
             }
         }
-        self.conclude()
+    }
+
+    /// Does what is due now.
+    pub(crate) fn turn(&mut self) -> Turn {
+        self.hear_request();
+        self.advance();
+        let has_asked = self.ask_who_is_due();
+        if self.is_over() {
+            return Turn::Over;
+        }
+        if self.is_time_to_diagnose() {
+            self.diagnose();
+        }
+        // Behind the diagnosis: where there is no time for both, it tells what was before.
+        if self.is_past_last_call() {
+            self.end_wards();
+        }
+        // The diagnosis may have taken until then: who was not asked before is asked first, in the next turn (2).
+        if self.deadline.has_passed() && self.all_asked {
+            return Turn::Over;
+        }
+        self.observe();
+        if has_asked {
+            Turn::Again
+        } else {
+            Turn::Sleep(self.next_turn())
+        }
     }
 
     /// The request as it stands now: the deadline may have come nearer.
@@ -279,7 +313,6 @@ impl<'a> Drain<'a> {
             let before = self.deadline;
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
             if self.deadline != before {
-                self.keep_time_for_stop();
                 self.shorten_share();
             }
             if demand.hurried_at.is_some() && self.demand.hurried_at.is_none() {
@@ -296,13 +329,13 @@ impl<'a> Drain<'a> {
 
     /// Goes on to the next stage, if its time has come (0).
     fn advance(&mut self) {
-        let is_short = self.is_urgent() || self.registry.counts().live == 0;
+        let is_short =
+            self.is_urgent() || self.latest_stop().has_passed() || self.registry.counts().live == 0;
         if let Stage::LameDuck { until } = self.stage {
             if is_short || until.has_passed() {
                 self.registry.request.begin_to_drain();
                 let until = Deadline::after(self.registry.phases.drain);
                 self.stage = Stage::Draining { until };
-                self.keep_time_for_stop();
                 self.announce_drain();
             }
         }
@@ -313,17 +346,12 @@ impl<'a> Drain<'a> {
         }
     }
 
-    /// Ends what comes before the stop in time: the deadline may have come nearer.
-    fn keep_time_for_stop(&mut self) {
-        let Some(deadline) = self.deadline.instant() else {
-            return;
-        };
-        let whole = deadline.saturating_duration_since(self.demand.since);
-        let latest = self.deadline.minus(whole / KEPT_FOR_STOP);
-        match &mut self.stage {
-            Stage::LameDuck { until } | Stage::Draining { until } => *until = until.earlier(latest),
-            Stage::Stopping => {}
-        }
+    /// When the stop begins at the latest, whatever comes before it: a deadline that came nearer counts as well.
+    fn latest_stop(&self) -> Deadline {
+        let whole = self.deadline.instant().map_or(Duration::ZERO, |deadline| {
+            deadline.saturating_duration_since(self.demand.since)
+        });
+        self.deadline.minus(whole / KEPT_FOR_STOP)
     }
 
     /// The deadline has come nearer: those who are still to be asked get their part of what is left.
@@ -458,7 +486,9 @@ impl<'a> Drain<'a> {
             .current
             .filter(|_| !self.all_asked)
             .map_or(Deadline::NEVER, |(_, share)| share);
-        let diagnosis = if self.diagnoses.is_none() {
+        let end = if !self.is_past_last_call() {
+            self.last_call()
+        } else if self.diagnoses.is_none() {
             self.deadline.minus(DIAGNOSIS)
         } else {
             self.deadline
@@ -469,7 +499,9 @@ impl<'a> Drain<'a> {
             Deadline::NEVER
         };
         let stage = match self.stage {
-            Stage::LameDuck { until } | Stage::Draining { until } => until,
+            Stage::LameDuck { until } | Stage::Draining { until } => {
+                until.earlier(self.latest_stop())
+            }
             Stage::Stopping => Deadline::NEVER,
         };
         [
@@ -477,7 +509,7 @@ impl<'a> Drain<'a> {
             self.next_sample,
             self.next_news,
             self.next_let_go(),
-            diagnosis,
+            end,
             joins,
         ]
         .into_iter()
@@ -568,6 +600,28 @@ impl<'a> Drain<'a> {
         self.diagnoses.is_none() && self.deadline.minus(DIAGNOSIS).has_passed()
     }
 
+    fn last_call(&self) -> Deadline {
+        let (least, most) = LAST_CALL;
+        let whole = match (self.demand.hurried_at, self.deadline.instant()) {
+            (None, Some(deadline)) => deadline.saturating_duration_since(self.demand.since),
+            _ => HURRY,
+        };
+        self.deadline.minus((whole / 10).clamp(least, most))
+    }
+
+    fn is_past_last_call(&self) -> bool {
+        self.last_call().has_passed()
+    }
+
+    /// Ends the wards of those who were asked: who was not yet does not know that it is to stop.
+    fn end_wards(&self) {
+        for record in self.registry.live() {
+            if self.watched.contains_key(&record.id) {
+                record.end_wards();
+            }
+        }
+    }
+
     fn diagnose(&mut self) {
         self.sample();
         let (live, exiting) = (self.registry.live(), self.registry.exiting());
@@ -626,13 +680,18 @@ impl<'a> Drain<'a> {
     }
 
     fn wait_of(&self, record: &Record) -> Option<String> {
+        // What can describe itself says more, and stays on the books while another thread of the task begins and ends a
+        // wait of its own.
+        if let Some(awaited) = record.awaited() {
+            return Some(awaited.describe());
+        }
         Some(match record.pulse.waiting()? {
             Wait::Cancel => "a cancel".to_owned(),
             Wait::Sleep => "time to pass".to_owned(),
             Wait::Receive => "a message".to_owned(),
             Wait::Send => "room in a channel".to_owned(),
             Wait::Tasks => format!("{END_OF}several tasks"),
-            Wait::Other => record.awaited()?.describe(),
+            Wait::Other => return None,
             Wait::Join => match record
                 .pulse
                 .joining()
@@ -645,10 +704,11 @@ impl<'a> Drain<'a> {
     }
 
     /// Abandons who is left and writes the report (4).
-    fn conclude(mut self) -> ShutdownReport {
+    pub(crate) fn conclude(mut self) -> ShutdownReport {
         let mut known = self.diagnoses.take().unwrap_or_default();
         for record in self.registry.live() {
             let is_straggler = record.abandon();
+            record.end_wards();
             if is_straggler && !known.contains_key(&record.id) {
                 known.insert(record.id, self.diagnose_one(&record, false));
             }

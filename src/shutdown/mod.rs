@@ -8,7 +8,10 @@ pub(crate) mod diagnosis;
 
 pub(crate) mod report;
 
-#[cfg(all(feature = "signals", not(loom)))]
+#[cfg(all(feature = "signals", not(any(loom, shuttle))))]
 pub(crate) mod signal;
 
 pub(crate) mod drain;
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod drain_model;

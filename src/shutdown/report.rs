@@ -388,12 +388,14 @@ impl ShutdownReport {
             restarts,
             late: _,
         } = self.counts();
+        let foreign = self.tasks().iter().filter(|task| task.is_foreign()).count() as u64;
         let parts: Vec<String> = [
             (completed, "completed"),
             (cancelled, "cancelled"),
             (failed, "failed"),
             (panicked, "panicked"),
-            (live, "abandoned"),
+            (live.saturating_sub(foreign), "abandoned"),
+            (foreign, "left in foreign code"),
             (restarts, "restarts"),
         ]
         .into_iter()

@@ -68,6 +68,10 @@ impl ShutdownRequest {
         self.answered.open();
     }
 
+    #[cfg_attr(
+        any(loom, shuttle, not(feature = "signals")),
+        expect(dead_code, reason = "only a signal can come too late")
+    )]
     pub(crate) fn is_closed(&self) -> bool {
         self.answered.is_open()
     }
@@ -123,7 +127,7 @@ impl ShutdownRequest {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::cancel::cause::CauseKind;

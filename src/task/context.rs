@@ -15,7 +15,7 @@ use crate::cancel::token::CancellationToken;
 use crate::cancel::wait::{RecvError, SendError};
 use crate::status::state::TaskId;
 use crate::task::group::Group;
-use crate::task::record::Record;
+use crate::task::record::{Awaited, Record};
 
 /// Any error a task may end with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -399,6 +399,30 @@ impl TaskContext {
     fn begin_wait(&self, place: &'static Location<'static>, what: Wait) -> Waiting<'_> {
         self.record.pulse.beat(place);
         self.record.pulse.waits_for(what)
+    }
+
+    /// Says that the task waits for something that can describe itself, until the guard goes.
+    pub(crate) fn awaiting(&self, what: Arc<dyn Awaited>) -> Awaiting<'_> {
+        self.record.begin_awaiting(&what);
+        Awaiting {
+            _waiting: self.record.pulse.waits_for(Wait::Other),
+            record: &self.record,
+            what,
+        }
+    }
+}
+
+/// Until it is dropped the books say what the task waits for.
+#[derive(Debug)]
+pub(crate) struct Awaiting<'a> {
+    _waiting: Waiting<'a>,
+    record: &'a Record,
+    what: Arc<dyn Awaited>,
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.record.end_awaiting(&self.what);
     }
 }
 

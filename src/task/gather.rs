@@ -33,12 +33,9 @@ impl Group {
     ///
     /// let report = Manager::builder().run(|manager| {
     ///     let fetch = manager.group("fetch");
-    ///     for page in 1..=3 {
-    ///         fetch.task(format!("page {page}")).on_failure(OnFailure::StopGroup).spawn::<()>(move |ctx| {
-    ///             if page == 2 { return Err("no such page".into()); }
-    ///             Err(ctx.wait().into()) // would take long
-    ///         })?;
-    ///     }
+    ///     let page = |number| fetch.task(format!("page {number}")).on_failure(OnFailure::StopGroup);
+    ///     page(1).spawn::<()>(|ctx| Err(ctx.wait().into()))?; // would take long
+    ///     page(2).spawn::<()>(|_| Err("no such page".into()))?;
     ///     let Err(GroupError::Failed(failure)) = fetch.join() else { unreachable!() };
     ///     assert_eq!(failure.to_string(), "task `fetch/page 2` failed: no such page");
     ///     Ok(())

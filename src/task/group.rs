@@ -63,9 +63,17 @@ impl Group {
         self.group_below(name.as_ref(), &self.0.token)
     }
 
+    /// A group in this group whose tasks bear this group's name alone.
+    pub(crate) fn nameless_group(&self) -> Self {
+        self.group_of(Arc::clone(&self.0.path), &self.0.token)
+    }
+
     /// A group in this group whose token hangs below another one, which is this group's or below it.
     pub(crate) fn group_below(&self, name: &str, token: &CancellationToken) -> Self {
-        let path: Arc<str> = spec::path(self.name(), name).into();
+        self.group_of(spec::path(self.name(), name).into(), token)
+    }
+
+    fn group_of(&self, path: Arc<str>, token: &CancellationToken) -> Self {
         let token = token.child_token();
         let id = self.0.registry.create_group(self.0.id, &token);
         Self(Arc::new(Inner {

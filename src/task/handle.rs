@@ -224,6 +224,9 @@ impl<T> TaskHandle<T> {
     /// ```
     #[track_caller]
     pub fn stop(&self, timeout: Duration) -> Result<T, JoinError> {
+        if self.record.ledger().is_forked() {
+            return Err(JoinError::Forked { task: self.task() });
+        }
         self.cancel();
         self.join_by(Deadline::after(timeout), Location::caller())
     }
@@ -231,18 +234,35 @@ impl<T> TaskHandle<T> {
     /// Waits at most `timeout` until the task says that it is [ready](TaskContext::ready).
     ///
     /// # Errors
-    /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::NotYet`] when the time was over.
+    /// [`ReadyError::Ended`] when it ended without having said so, [`ReadyError::Cancelled`] when it was asked to stop
+    /// before, [`ReadyError::NotYet`] when the time was over.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), ReadyError> {
-        let latches = [
-            self.record.ready_beacon().latch(),
-            self.record.settled().latch(),
-        ];
+        self.wait_ready_or(timeout, None)
+    }
+
+    /// The same, or until the other latch opens.
+    pub(crate) fn wait_ready_or(
+        &self,
+        timeout: Duration,
+        other: Option<&Latch>,
+    ) -> Result<(), ReadyError> {
+        let task = self.task();
+        if self.record.ledger().is_forked() {
+            return Err(ReadyError::NotYet { task });
+        }
+        let ready = self.record.ready_beacon().latch();
+        let mut latches = vec![ready, self.record.settled().latch()];
+        latches.extend(other);
         latch::wait_any(&latches, Deadline::after(timeout));
         if self.record.is_ready() {
             return Ok(());
         }
-        let task = self.task();
+        let token = &self.record.token;
         match self.record.read_outcome() {
+            Some(outcome) if token.is_cancelled() && !outcome.is_failure() => {
+                let cancelled = Cancelled::of(token.node());
+                Err(ReadyError::Cancelled { task, cancelled })
+            }
             Some(outcome) => Err(ReadyError::Ended { task, outcome }),
             None => Err(ReadyError::NotYet { task }),
         }
@@ -276,6 +296,16 @@ impl<T> TaskHandle<T> {
     /// As [`join`](Self::join), and [`JoinError::StillRunning`].
     pub fn try_join(&self) -> Result<T, JoinError> {
         self.take_result()
+    }
+
+    /// The outcome, without having read it.
+    pub(crate) fn peek_outcome(&self) -> Option<Outcome> {
+        self.record.outcome()
+    }
+
+    /// The error of a task that failed, without having read it.
+    pub(crate) fn peek_error(&self) -> Option<SharedError> {
+        self.slot.error()
     }
 
     /// Waits for the end without looking at what it was.
@@ -498,6 +528,14 @@ pub enum ReadyError {
         /// What became of it.
         outcome: Outcome,
     },
+    /// It was asked to stop before it was ready, and did: passed on with `?` by somebody who is stopped by the same, the
+    /// error counts as theirs.
+    Cancelled {
+        /// The task that was waited for.
+        task: Arc<str>,
+        /// By whom and why.
+        cancelled: Cancelled,
+    },
     /// The time was over; it goes on.
     NotYet {
         /// The task that was waited for.
@@ -510,6 +548,9 @@ impl fmt::Display for ReadyError {
         match self {
             Self::Ended { task, outcome } => {
                 write!(f, "task `{task}` ended before it was ready: {outcome}")
+            }
+            Self::Cancelled { task, .. } => {
+                write!(f, "task `{task}` was asked to stop before it was ready")
             }
             Self::NotYet { task } => write!(f, "task `{task}` was not ready in time"),
         }
@@ -524,6 +565,7 @@ impl Error for ReadyError {
                 Outcome::Panicked(panic) => Some(panic),
                 _ => None,
             },
+            Self::Cancelled { cancelled, .. } => Some(cancelled),
             Self::NotYet { .. } => None,
         }
     }

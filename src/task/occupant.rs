@@ -51,9 +51,9 @@ pub(crate) fn current_record() -> Option<Arc<Record>> {
 
 /// The context of the task that runs on the calling thread: for code deep in a call stack that was not handed one.
 ///
-/// `None` on threads that are not a task's, the helper threads of a task included, and while the thread-locals of the
-/// thread are destroyed. Inside [`with_timeout`](TaskContext::with_timeout) and [`shield`](TaskContext::shield) it is
-/// the context of the innermost of them.
+/// `None` on threads that are not a task's, the helper threads of a task included. The destructors of a task's own
+/// thread-locals still find it. Inside [`with_timeout`](TaskContext::with_timeout) and
+/// [`shield`](TaskContext::shield) it is the context of the innermost of them.
 ///
 /// ```
 /// use taskmuster::Manager;

@@ -159,8 +159,12 @@ struct Rare {
 struct Doing {
     /// The innermost section it is in.
     section: Option<Arc<Section>>,
-    /// What it waits for, if that can be described.
-    awaits: Option<Arc<dyn Awaited>>,
+    /// What its threads wait for, where that can be described.
+    awaits: Vec<Arc<dyn Awaited>>,
+    /// What must not outlive it.
+    wards: Vec<Arc<dyn Ward>>,
+    /// The last moment for its wards has come: it gets no new ones.
+    is_past_last_call: bool,
 }
 
 /// A stretch of a task with rules of its own.
@@ -188,6 +192,12 @@ pub enum SectionKind {
 pub(crate) trait Awaited: fmt::Debug + Send + Sync {
     /// To follow "waits for".
     fn describe(&self) -> String;
+}
+
+/// Something outside of this process that a task has and that must not outlive it: a child process.
+pub(crate) trait Ward: fmt::Debug + Send + Sync {
+    /// The program is about to end without having waited for it any longer. Must not block.
+    fn end_now(&self);
 }
 
 /// How a task stands at one moment.
@@ -275,9 +285,9 @@ impl Record {
     }
 
     /// The body is over. The registry then closes its books and lets the joiners go ([`Record::settle`]).
-    pub(crate) fn end(&self, outcome: Outcome) -> End {
+    pub(crate) fn end(&self, outcome: Outcome, at: Instant) -> End {
         let failure = outcome.is_failure();
-        let ended_at = Some(time::now());
+        let ended_at = Some(at);
         let mut life = self.life.lock();
         let end = life.phase.end();
         let before = life.outcome.replace(outcome);
@@ -341,17 +351,63 @@ impl Record {
         self.rare.get()?.doing.lock().section.clone()
     }
 
-    /// Says what the task waits for; gives what it waited for before.
-    #[expect(dead_code, reason = "locks come next")]
-    pub(crate) fn change_awaited(
-        &self,
-        awaited: Option<Arc<dyn Awaited>>,
-    ) -> Option<Arc<dyn Awaited>> {
-        std::mem::replace(&mut self.rare().doing.lock().awaits, awaited)
+    /// Says what the task waits for, until [`end_awaiting`](Self::end_awaiting): it may have threads that do so at once.
+    pub(crate) fn begin_awaiting(&self, what: &Arc<dyn Awaited>) {
+        self.rare().doing.lock().awaits.push(Arc::clone(what));
     }
 
+    pub(crate) fn end_awaiting(&self, what: &Arc<dyn Awaited>) {
+        let mut doing = self.rare().doing.lock();
+        let same =
+            |other: &Arc<dyn Awaited>| std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(what));
+        let over = doing.awaits.iter().rposition(same);
+        let over = over.map(|index| doing.awaits.remove(index));
+        drop(doing);
+        drop(over);
+    }
+
+    /// What the task waits for; the latest, if several of its threads wait.
     pub(crate) fn awaited(&self) -> Option<Arc<dyn Awaited>> {
-        self.rare.get()?.doing.lock().awaits.clone()
+        self.rare.get()?.doing.lock().awaits.last().cloned()
+    }
+
+    /// Puts a ward in the task's charge; `false` if it is too late for that.
+    #[cfg_attr(
+        any(loom, shuttle, not(feature = "process")),
+        expect(dead_code, reason = "only child processes are wards")
+    )]
+    #[must_use = "what nobody is in charge of is to be ended"]
+    pub(crate) fn take_charge_of(&self, ward: Arc<dyn Ward>) -> bool {
+        let mut doing = self.rare().doing.lock();
+        let in_time = !doing.is_past_last_call;
+        if in_time {
+            doing.wards.push(ward);
+        }
+        in_time
+    }
+
+    /// The ward has ended.
+    #[cfg_attr(
+        any(loom, shuttle, not(feature = "process")),
+        expect(dead_code, reason = "only child processes are wards")
+    )]
+    pub(crate) fn discharge(&self, ward: &Arc<dyn Ward>) {
+        let mut doing = self.rare().doing.lock();
+        let place = doing.wards.iter().position(|it| Arc::ptr_eq(it, ward));
+        let gone = place.map(|place| doing.wards.swap_remove(place));
+        drop(doing);
+        drop(gone);
+    }
+
+    /// Ends what must not outlive the task. Does not block.
+    pub(crate) fn end_wards(&self) {
+        let mut doing = self.rare().doing.lock();
+        doing.is_past_last_call = true;
+        let wards = std::mem::take(&mut doing.wards);
+        drop(doing);
+        for ward in wards {
+            ward.end_now();
+        }
     }
 
     /// Until when a stop waits for the foreign code the task is in, if it is in some.
@@ -544,5 +600,47 @@ impl Crowd {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Thing(&'static str);
+
+    impl Awaited for Thing {
+        fn describe(&self) -> String {
+            self.0.to_owned()
+        }
+    }
+
+    #[test]
+    fn what_one_thread_of_a_task_waits_for_is_told_whatever_the_others_do() {
+        let birth = Birth {
+            path: Arc::from("task"),
+            group: GroupId(0),
+            token: CancellationToken::new(),
+            grace: None,
+            on_drain: OnDrain::GoesOn,
+            counts_for_readiness: false,
+            on_failure: OnFailure::Record,
+            spawned_at: Location::caller(),
+        };
+        let record = Record::new(TaskId(1), birth, &Ledger::new());
+        let awaited = || record.awaited().map(|awaited| awaited.describe());
+        let thing = |name| Arc::new(Thing(name)) as Arc<dyn Awaited>;
+        let (lock, child) = (thing("lock"), thing("child"));
+        record.begin_awaiting(&lock);
+        record.begin_awaiting(&child);
+        assert_eq!(awaited().as_deref(), Some("child"));
+        record.end_awaiting(&lock);
+        assert_eq!(awaited().as_deref(), Some("child"));
+        record.begin_awaiting(&lock);
+        record.end_awaiting(&lock);
+        assert_eq!(awaited().as_deref(), Some("child"), "as before");
+        record.end_awaiting(&child);
+        assert_eq!(awaited(), None);
     }
 }

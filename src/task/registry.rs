@@ -18,7 +18,8 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::limits;
 use crate::base::sync::{
-    AtomicBool, AtomicCell, JoinHandle, Monitor, Ordering, Receiver, Sender, unbounded,
+    AtomicBool, AtomicCell, JoinHandle, MailReceiver, MailSender, Monitor, Ordering, Receiver,
+    Sender, mailbox, unbounded,
 };
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
@@ -53,10 +54,10 @@ pub(crate) struct Registry {
     pub(crate) phases: Phases,
     max_tasks: usize,
     next_task: AtomicCell<u64>,
-    departed: (Sender<Departed>, Receiver<Departed>),
+    departed: (MailSender<Departed>, MailReceiver<Departed>),
     /// The courier was sent to the departed and has not begun.
     is_courier_sent: AtomicBool,
-    courier: Sender<Errand>,
+    courier: MailSender<Errand>,
 }
 
 /// A thread that has said its last words and is to be joined.
@@ -155,7 +156,6 @@ pub(crate) enum Refusal {
     Limit(usize),
     Exiting(usize),
     ProcessLimit(usize),
-    Forked,
 }
 
 /// A group that the drain asks next.
@@ -182,7 +182,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Registry {
-    pub(crate) fn new(settings: Settings, courier: Sender<Errand>) -> Self {
+    pub(crate) fn new(settings: Settings, courier: MailSender<Errand>) -> Self {
         let root = Entry::new(None, CancellationToken::new());
         let books = Books {
             next_group: ROOT.0 + 1,
@@ -206,7 +206,7 @@ impl Registry {
             phases: settings.phases,
             max_tasks: settings.max_tasks,
             next_task: AtomicCell::new(1),
-            departed: unbounded(),
+            departed: mailbox(),
             is_courier_sent: AtomicBool::new(false),
             courier,
         }
@@ -216,18 +216,22 @@ impl Registry {
 
     /// Accepts a task or refuses it (2).
     pub(crate) fn register(&self, birth: Birth) -> Result<Arc<Record>, Refusal> {
-        if self.ledger.is_forked() {
-            return Err(Refusal::Forked);
-        }
-        let (group, id) = (birth.group, TaskId(self.next_task.fetch_add(1)));
+        let id = TaskId(self.next_task.fetch_add(1));
         let record = Arc::new(Record::new(id, birth, &self.ledger));
-        let mut books = self.books.lock();
-        let accepted = books.admit(group, self.max_tasks);
-        if accepted.is_ok() {
-            books.enter(&record);
+        let mut accepted = self.accept(&record);
+        if let Err(Refusal::ProcessLimit(_)) = accepted {
+            // Threads that are gone count until they are joined, and some of ours were left for the next spawn to join.
+            self.join_all_who_are_gone();
+            accepted = self.accept(&record);
         }
-        drop(books);
         accepted.map(|()| record)
+    }
+
+    fn accept(&self, record: &Arc<Record>) -> Result<(), Refusal> {
+        let mut books = self.books.lock();
+        books.admit(record.group, self.max_tasks)?;
+        books.enter(record);
+        Ok(())
     }
 
     /// Takes back a task whose thread could not be created.
@@ -235,15 +239,17 @@ impl Registry {
         let mut books = self.books.lock();
         books.counts.spawned -= 1;
         let gone = books.leave(record);
+        // A shutdown that has begun meanwhile has called it as well. The caller holds it, so nothing is dropped here.
+        books.muster.retain(|called| called.id != record.id);
         drop(books);
         limits::release_thread();
         self.announce(&gone);
     }
 
     /// Writes a task's outcome and closes the books over it. The joiners are let go by [`Record::settle`].
-    pub(crate) fn end(&self, record: &Arc<Record>, outcome: Outcome, thread: Thread) {
+    pub(crate) fn end(&self, record: &Arc<Record>, outcome: Outcome, at: Instant, thread: Thread) {
         let counted = outcome.clone();
-        let end = record.end(outcome);
+        let end = record.end(outcome, at);
         let mut books = self.books.lock();
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
@@ -278,9 +284,19 @@ impl Registry {
 
     fn let_go(&self, record: &Arc<Record>, thread: JoinHandle<()>) {
         let record = Arc::clone(record);
-        drop(self.departed.0.send(Departed { record, thread }));
-        // Looked at after the send: whoever raised the request before it sends the courier himself.
-        if self.departed.1.len() >= LEFT_TO_SPAWNERS || self.request.latch().is_open() {
+        self.line_up(Departed { record, thread });
+    }
+
+    /// Lines up a thread to be joined. Whoever takes one out of the line and does not join it lines it up again: the
+    /// courier may have looked meanwhile.
+    fn line_up(&self, departed: Departed) {
+        drop(self.departed.0.send(departed));
+        // Looked at after the send: whoever raised the request before it sends the courier himself. Where threads are
+        // scarce, another manager may be waiting for this one.
+        if self.departed.1.len() >= LEFT_TO_SPAWNERS
+            || self.request.latch().is_open()
+            || limits::are_threads_scarce()
+        {
             self.send_to_departed();
         }
     }
@@ -318,7 +334,7 @@ impl Registry {
             let record = departed.join();
             self.strike_off(&record);
         } else {
-            drop(self.departed.0.send(departed));
+            self.line_up(departed);
         }
     }
 
@@ -573,6 +589,16 @@ impl Registry {
     /// How many groups with live tasks the drain has yet to ask.
     pub(crate) fn groups_to_ask(&self) -> usize {
         self.books.lock().groups_to_ask
+    }
+
+    /// Whether the stop of a group that is in the books has begun.
+    #[cfg(test)]
+    pub(crate) fn was_asked(&self, id: GroupId) -> bool {
+        let books = self.books.lock();
+        books
+            .groups
+            .get(&id)
+            .is_some_and(|entry| entry.asked.is_some())
     }
 
     /// How many tasks of a group have not ended.

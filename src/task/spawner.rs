@@ -10,6 +10,7 @@ use crate::base::sync::{self, Mutex};
 use crate::base::time::{Deadline, Duration, Instant};
 use crate::cancel::cancelled::Cancelled;
 use crate::cancel::deadline::DeadlineError;
+use crate::policy::error::PolicyError;
 use crate::policy::failure::OnFailure;
 use crate::task::context::{TaskBody, TaskContext, TaskResult};
 use crate::task::group::Group;
@@ -186,9 +187,9 @@ impl TaskBuilder {
         self.on_failure(OnFailure::ShutDown)
     }
 
-    /// The manager is not ready before this task is.
-    pub(crate) fn counts_for_readiness(mut self) -> Self {
-        self.counts_for_readiness = true;
+    /// Whether the manager is not ready before this task is.
+    pub(crate) fn counts_for_readiness(mut self, counts: bool) -> Self {
+        self.counts_for_readiness = counts;
         self
     }
 
@@ -205,6 +206,10 @@ impl TaskBuilder {
         &self,
         spawned_at: &'static Location<'static>,
     ) -> Result<Arc<Record>, (SpawnFailure, Option<Cancelled>)> {
+        // Before anything is locked: what another thread had locked at the moment of the fork stays so for ever.
+        if self.group.registry().ledger.is_forked() {
+            return Err((SpawnFailure::Forked, None));
+        }
         if self.group.registry().panic_hook == PanicHook::Chain {
             panic::install_hook();
         }
@@ -258,6 +263,18 @@ impl TaskBuilder {
                 None => unreachable!("a thread that was not created has not taken its body"),
             },
         }
+    }
+
+    /// The error of a task that is not even tried.
+    pub(crate) fn refuse<T>(self, failure: SpawnFailure, body: TaskBody<T>) -> SpawnError<T> {
+        SpawnError::new(self.path, failure, None, body)
+    }
+
+    /// The task's name without those of its groups.
+    pub(crate) fn own_name(&self) -> &str {
+        let around = self.group.name().len();
+        let name = self.path.get(around..).unwrap_or(&self.path);
+        name.strip_prefix('/').unwrap_or(name)
     }
 
     /// The name with those of the groups around it.
@@ -329,6 +346,8 @@ pub enum SpawnFailure {
     Exiting(usize),
     /// All managers of this process together have as many threads as the system allows it.
     ProcessLimit(usize),
+    /// The restart policy or the schedule says something that could never happen.
+    Policy(PolicyError),
     /// The system could not create the thread.
     Os(io::Error),
     /// This process is a fork of the one that owns the manager.
@@ -342,7 +361,6 @@ impl From<Refusal> for SpawnFailure {
             Refusal::Limit(limit) => Self::Limit(limit),
             Refusal::Exiting(threads) => Self::Exiting(threads),
             Refusal::ProcessLimit(limit) => Self::ProcessLimit(limit),
-            Refusal::Forked => Self::Forked,
         }
     }
 }
@@ -413,6 +431,7 @@ impl fmt::Display for SpawnFailure {
                 "the managers of this process have {limit} threads, as many as the system can bear; raise vm.max_map_count \
                  or the limit of processes, or use fewer tasks"
             ),
+            Self::Policy(error) => error.fmt(f),
             Self::Os(error) => write!(f, "the system gave no thread: {error}"),
             Self::Forked => f.write_str("this process is a fork of the one that owns the manager"),
         }

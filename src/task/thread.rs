@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::base::log::{self, Level};
+use crate::base::time;
 use crate::base::unwind;
 use crate::cancel::cause;
 use crate::status::outcome::{Failure, Outcome};
@@ -122,11 +123,15 @@ fn end_of_body<T>(
 
 fn conclude(record: &Arc<Record>, group: &Group, outcome: &Outcome, thread: Thread) {
     let failed = outcome.is_failure();
+    // Before the answer: what it makes of others comes later than this.
+    let ended_at = time::now();
     // Before the books announce the end: who is woken because nobody is left must find the request of a critical task.
     if failed {
         group.answer_failure(record);
     }
-    group.registry().end(record, outcome.clone(), thread);
+    group
+        .registry()
+        .end(record, outcome.clone(), ended_at, thread);
     record.settle();
     let level = if failed { Level::Error } else { Level::Debug };
     log::say(level, format_args!("task `{}` {outcome}", record.path));

@@ -1,8 +1,14 @@
 //! The demos as a user runs them: real processes, real signals.
 
 #[cfg(unix)]
+mod client;
+#[cfg(unix)]
 mod dedup;
 #[cfg(unix)]
 mod program;
 #[cfg(unix)]
+mod serve;
+#[cfg(unix)]
 mod signals;
+#[cfg(all(unix, feature = "process"))]
+mod timeouts;

@@ -67,7 +67,9 @@ impl Program {
 
     /// As `start`, with the named streams left as the command has them.
     pub(crate) fn start_without(command: &mut Command, untouched: &[Stream]) -> Self {
-        command.stdin(Stdio::null());
+        if !untouched.contains(&Stream::Stdin) {
+            command.stdin(Stdio::null());
+        }
         let settings = [
             ("TASKMUSTER_GRACE", None),
             ("RUST_LOG", None),
@@ -217,6 +219,7 @@ impl Exit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
+    Stdin,
     Stdout,
     Stderr,
 }

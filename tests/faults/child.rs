@@ -6,6 +6,7 @@ use std::process::{self, Command};
 use taskmuster::ShutdownReport;
 
 #[path = "../end_to_end/program.rs"]
+#[allow(dead_code, reason = "some of it is for the example programs")]
 pub(crate) mod program;
 
 use program::Program;

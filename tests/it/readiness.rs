@@ -100,6 +100,39 @@ fn a_task_that_is_not_ready_in_time_is_stopped() {
 }
 
 #[test]
+fn a_shutdown_during_a_start_is_no_failure_of_the_body_that_waits_for_it() {
+    for wants_to_say_so in [true, false] {
+        let report = Manager::builder().grace(HANG).run(|manager| {
+            manager.task("server").spawn_ready(HANG, move |ctx| {
+                ctx.request_shutdown("a signal comes");
+                let stopped = ctx.wait();
+                if wants_to_say_so {
+                    Err(stopped.into())
+                } else {
+                    Ok(())
+                }
+            })?;
+            unreachable!("it is never ready");
+        });
+        assert_eq!(report.body_error(), None, "{report}");
+        assert!(report.is_clean(), "{report}");
+    }
+}
+
+#[test]
+fn a_failure_of_a_start_that_is_stopped_is_a_failure_all_the_same() {
+    let report = Manager::builder().grace(HANG).run(|manager| {
+        manager.task("server").spawn_ready(HANG, |ctx| {
+            ctx.request_shutdown("a signal comes");
+            ctx.wait();
+            Err::<(), _>("the port is lost".into())
+        })?;
+        unreachable!("it is never ready");
+    });
+    assert_eq!(report.exit_code(), 1, "{report}");
+}
+
+#[test]
 fn a_start_in_order_that_fails_is_rolled_back_in_reverse() {
     let manager = manager();
     let group = manager.group("services");

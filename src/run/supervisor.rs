@@ -1,0 +1,510 @@
+//! Tasks that are restarted together, as in Erlang's supervisors.
+//!
+//! Words: a *child* is a task of a supervisor and its place in the order of start; it may run many times, each time as a
+//! task of its own. A child is *down* when it has ended and is not to run again by itself.
+//!
+//! Invariants:
+//!
+//! 1. A child has at most one live task. It is started only when the one before has ended; one that does not end within
+//!    its grace is a failure of the supervisor.
+//! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
+//! 3. A child that was cancelled by somebody else is down. One that the supervisor itself stopped for a restart is
+//!    started again, unless it is temporary.
+//! 4. The end of a task that is not its child's present one is old news, and ignored.
+//! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::log::{self, Level};
+use crate::base::sync::Receiver;
+use crate::base::time::{self, Duration, Instant, human};
+use crate::policy::random::Random;
+use crate::policy::restart::{History, Restart};
+use crate::policy::verdict::{RunEnd, Verdict};
+use crate::run::hands::Shelf;
+use crate::run::repeat::GaveUp;
+use crate::run::startup::StartError;
+use crate::status::outcome::Outcome;
+use crate::status::state::{TaskEnd, TaskId};
+use crate::task::context::{BoxError, TaskContext, TaskResult};
+use crate::task::group::Group;
+use crate::task::handle::TaskHandle;
+use crate::task::spawner::{SpawnFailure, TaskBuilder};
+
+/// How long a child may take to stop before the supervisor gives up, if it has no grace of its own.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a child that announces its readiness may take for it, if nothing else is said.
+const READY: Duration = Duration::from_secs(30);
+
+/// Who is restarted when a child fails: Erlang's strategies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// The child alone.
+    #[default]
+    OneForOne,
+    /// All children: the others are stopped in reverse order of start, then all are started in order.
+    OneForAll,
+    /// The child and those started after it: these are stopped in reverse order, then all of them started in order.
+    RestForOne,
+}
+
+/// Tasks that are restarted together: when one fails, the [`Strategy`] says who is stopped and started anew.
+///
+/// The supervisor is a task itself, and its children are tasks of a group of its name. When they are restarted too often,
+/// it stops them all and fails with [`GaveUp`]; what that means for others is its own task's
+/// [`on_failure`](crate::TaskBuilder::on_failure), and a supervisor around it may restart it. When it is cancelled, it
+/// stops its children in reverse order of start. It completes when all of them are down.
+///
+/// For a single task that runs again, [`TaskBuilder::restart`](crate::TaskBuilder::restart) is enough.
+///
+/// ```
+/// use std::time::Duration;
+/// use taskmuster::{Backoff, Child, Manager, Restart, Strategy, Supervisor};
+///
+/// let report = Manager::builder().run(|manager| {
+///     let restart = Restart::on_failure().backoff(Backoff::none()).limit(3, Duration::from_secs(5));
+///     let ingest = Supervisor::new(Strategy::RestForOne)
+///         .restart(restart)
+///         .child(Child::new("connection", |ctx| { ctx.wait(); Ok(()) }))
+///         .child(Child::new("reader", move |ctx| {
+///             ctx.checkpoint()?;
+///             Ok(()) // a transient child that completes is down
+///         }));
+///     let ingest = manager.task("ingest").supervise(ingest)?;
+///     ingest.cancel();
+///     Ok(())
+/// });
+/// assert!(report.is_clean());
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is started before it is supervised"]
+pub struct Supervisor {
+    strategy: Strategy,
+    restart: Restart,
+    children: Vec<Child>,
+}
+
+impl Supervisor {
+    /// A supervisor without children.
+    pub fn new(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            restart: Restart::on_failure(),
+            children: Vec::new(),
+        }
+    }
+
+    /// How often and after what delay children are restarted, all together: the limit counts every restart of the
+    /// supervisor, however many children it concerns. [`Restart::on_failure`] with its defaults, without it.
+    ///
+    /// Which ends lead to a restart is up to each [`Child`], not to this policy.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// Adds a child; children are started in the order in which they were added.
+    pub fn child(mut self, child: Child) -> Self {
+        self.children.push(child);
+        self
+    }
+
+    /// Runs the children in a group `name` beside the calling task, until that is asked to stop, all of them are down, or
+    /// the limit of restarts is passed: for a supervisor that is itself the child of one.
+    ///
+    /// # Errors
+    /// The task's own cancellation; [`GaveUp`]; the error of a child that could not be started at first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use taskmuster::{Child, Manager, Strategy, Supervisor};
+    ///
+    /// let report = Manager::builder().run(|manager| {
+    ///     let mut inner = Supervisor::new(Strategy::OneForAll)
+    ///         .child(Child::new("worker", |ctx| { ctx.wait(); Ok(()) }));
+    ///     let outer = Supervisor::new(Strategy::OneForOne)
+    ///         .child(Child::new("inner", move |ctx| inner.run(ctx, "inner")));
+    ///     manager.task("outer").supervise(outer)?;
+    ///     Ok(())
+    /// });
+    /// assert!(report.is_clean());
+    /// ```
+    pub fn run(&mut self, ctx: &TaskContext, name: impl AsRef<str>) -> TaskResult {
+        self.restart.check()?;
+        let group = ctx.group().group(name);
+        Nursery::new(self, ctx, &group).run()
+    }
+}
+
+impl TaskBuilder {
+    /// Starts a supervisor and returns when its children are started.
+    ///
+    /// # Errors
+    /// [`StartError`] when the policy of restarts could never do what it says, the supervisor was not accepted, or a
+    /// child could not be started; those before it are stopped again.
+    #[track_caller]
+    pub fn supervise(self, supervisor: Supervisor) -> Result<TaskHandle<()>, StartError> {
+        let children = u32::try_from(supervisor.children.len()).unwrap_or(u32::MAX);
+        let patience = READY.saturating_mul(children.saturating_add(1));
+        let name = self.own_name().to_owned();
+        let mut supervisor = supervisor;
+        self.spawn_ready(patience, move |ctx| supervisor.run(ctx, &name))
+    }
+}
+
+/// A task of a [`Supervisor`], and when it is to run again.
+#[must_use = "a child does nothing without its supervisor"]
+pub struct Child {
+    name: String,
+    kind: Kind,
+    grace: Duration,
+    ready_within: Option<Duration>,
+    body: Shelf,
+}
+
+/// When a child is to run again: Erlang's restart types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Permanent,
+    Transient,
+    Temporary,
+}
+
+impl Child {
+    /// A child that is restarted when it fails or panics: a *transient* one.
+    pub fn new(
+        name: impl Into<String>,
+        body: impl FnMut(&TaskContext) -> TaskResult + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            kind: Kind::Transient,
+            grace: GRACE,
+            ready_within: None,
+            body: Shelf::new(body),
+        }
+    }
+
+    /// It is restarted when it completes, too.
+    pub fn permanent(mut self) -> Self {
+        self.kind = Kind::Permanent;
+        self
+    }
+
+    /// It is never restarted, and its failure restarts nobody. When others are restarted, it is stopped for good.
+    pub fn temporary(mut self) -> Self {
+        self.kind = Kind::Temporary;
+        self
+    }
+
+    /// How long it may take to stop, 5 s without it. A child that takes longer is a failure of the supervisor: a second
+    /// one is never started beside it.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Whether the manager waits for it to be ready.
+    fn readiness(&self) -> bool {
+        self.ready_within.is_some()
+    }
+
+    /// It counts as started when it says that it is [ready](TaskContext::ready), at most after this time. Without it, it
+    /// is as soon as its thread is created.
+    pub fn ready_within(mut self, timeout: Duration) -> Self {
+        self.ready_within = Some(timeout);
+        self
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A supervisor at work.
+struct Nursery<'a> {
+    ctx: &'a TaskContext,
+    strategy: Strategy,
+    restart: &'a Restart,
+    history: History,
+    random: Random,
+    children: Vec<Place<'a>>,
+    ends: Receiver<TaskEnd>,
+}
+
+/// The place of a child in the order of start.
+struct Place<'a> {
+    child: &'a Child,
+    group: Group,
+    present: Option<TaskHandle<()>>,
+    began: Instant,
+    /// Temporary, and over.
+    gone: bool,
+}
+
+impl<'a> Nursery<'a> {
+    fn new(supervisor: &'a Supervisor, ctx: &'a TaskContext, group: &Group) -> Self {
+        let place = |child| Place {
+            child,
+            group: group.nameless_group(),
+            present: None,
+            began: time::now(),
+            gone: false,
+        };
+        Self {
+            ctx,
+            strategy: supervisor.strategy,
+            restart: &supervisor.restart,
+            history: History::new(),
+            random: Random::from_entropy(),
+            children: supervisor.children.iter().map(place).collect(),
+            ends: group.ends(),
+        }
+    }
+
+    fn run(mut self) -> TaskResult {
+        let result = self.tend();
+        // Whatever the reason, nobody is left behind (2).
+        let stopped = self.stop_from(0);
+        result.and(stopped)
+    }
+
+    fn tend(&mut self) -> TaskResult {
+        self.start_from(0).map_err(NotStarted::into_error)?;
+        self.ctx.ready();
+        while self.children.iter().any(|place| place.present.is_some()) {
+            let end = self.ctx.recv(&self.ends)?;
+            if let Some(index) = self.index_of(end.id) {
+                self.hear_end(index, &end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose present task this is (4).
+    fn index_of(&self, id: TaskId) -> Option<usize> {
+        let is_present = |place: &Place<'_>| place.present.as_ref().is_some_and(|it| it.id() == id);
+        self.children.iter().position(is_present)
+    }
+
+    fn hear_end(&mut self, index: usize, end: &TaskEnd) -> TaskResult {
+        let Some(place) = self.children.get_mut(index) else {
+            return Ok(());
+        };
+        // The failure is the supervisor's business now: it counts as read.
+        let ended = place.present.take().and_then(|handle| handle.outcome());
+        place.gone = place.child.kind == Kind::Temporary;
+        let is_due = match (&ended, place.child.kind) {
+            (Some(Outcome::Failed(_) | Outcome::Panicked(_)), kind) => kind != Kind::Temporary,
+            (Some(Outcome::Completed), kind) => kind == Kind::Permanent,
+            _ => false,
+        };
+        let ran = time::now().saturating_duration_since(place.began);
+        if is_due {
+            let why: BoxError = end_of(end).into();
+            self.restart_after(index, why, ran)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Restarts whom the strategy names, until that succeeds or was tried too often.
+    fn restart_after(&mut self, index: usize, why: BoxError, ran: Duration) -> TaskResult {
+        let (mut index, mut why, mut ran) = (index, why, ran);
+        loop {
+            let delay = self.admit_restart(index, why, ran)?;
+            let first = match self.strategy {
+                Strategy::OneForOne | Strategy::RestForOne => index,
+                Strategy::OneForAll => 0,
+            };
+            if self.strategy != Strategy::OneForOne {
+                self.stop_from(first)?;
+            }
+            self.ctx.sleep(delay)?;
+            let started = match self.strategy {
+                Strategy::OneForOne => self.start(index),
+                _ => self.start_from(first),
+            };
+            match started {
+                Ok(()) => return Ok(()),
+                // A child that fails to start again is one more restart, as in Erlang.
+                Err(NotStarted::Failed(failed, error)) => {
+                    (index, why, ran) = (failed, error, Duration::ZERO);
+                }
+                Err(fatal) => return Err(fatal.into_error()),
+            }
+        }
+    }
+
+    /// Enters a restart into the books: its delay, or the end of the supervisor.
+    fn admit_restart(
+        &mut self,
+        index: usize,
+        why: BoxError,
+        ran: Duration,
+    ) -> Result<Duration, BoxError> {
+        let (now, random) = (time::now(), self.random.draw());
+        let name = self.name_of(index);
+        match self
+            .restart
+            .decide(&mut self.history, RunEnd::Failed, ran, now, random)
+        {
+            Verdict::Again(again) => {
+                let (me, whom) = (self.ctx.name(), self.whom());
+                let after = match again.delay {
+                    Duration::ZERO => String::new(),
+                    delay => format!(" in {}", human(delay)),
+                };
+                log::say(
+                    Level::Warn,
+                    format_args!("supervisor `{me}`: {why}; restarting {whom}{after}"),
+                );
+                self.ctx.group().registry().count_restart();
+                Ok(again.delay)
+            }
+            Verdict::GiveUp(limit) => {
+                let attempts = self.history.attempt();
+                Err(GaveUp::new(&name, attempts, limit, why).into())
+            }
+            Verdict::Stop(_) => Err(why),
+        }
+    }
+
+    fn whom(&self) -> &'static str {
+        match self.strategy {
+            Strategy::OneForOne => "it",
+            Strategy::OneForAll => "all children",
+            Strategy::RestForOne => "it and those after it",
+        }
+    }
+
+    fn name_of(&self, index: usize) -> Arc<str> {
+        let place = self.children.get(index);
+        place.map_or_else(|| Arc::from(""), |place| place.child.name.as_str().into())
+    }
+
+    // ---- starting and stopping ----
+
+    /// Starts those from `first` on in order (2).
+    fn start_from(&mut self, first: usize) -> Result<(), NotStarted> {
+        (first..self.children.len()).try_for_each(|index| self.start(index))
+    }
+
+    fn start(&mut self, index: usize) -> Result<(), NotStarted> {
+        let ctx = self.ctx;
+        let Some(place) = self.children.get_mut(index) else {
+            return Ok(());
+        };
+        if place.gone || place.present.is_some() {
+            return Ok(());
+        }
+        let child = place.child;
+        let body = child.body.clone();
+        let task = place
+            .group
+            .task(&child.name)
+            .counts_for_readiness(child.readiness());
+        place.began = time::now();
+        let started = task.spawn(move |ctx| body.run(ctx));
+        let handle = started.map_err(|error| match error.failure() {
+            // The stop of the children comes before the supervisor's own.
+            SpawnFailure::Stopping => NotStarted::Fatal(ctx.wait().into()),
+            _ => NotStarted::Failed(index, error.into()),
+        })?;
+        if let Some(timeout) = child.ready_within {
+            let stop = ctx.token().node().beacon().latch();
+            if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
+                handle.cancel();
+                if !handle.wait_end(child.grace) {
+                    return Err(NotStarted::Fatal(DoesNotStop::new(&handle, child).into()));
+                }
+                ctx.checkpoint()
+                    .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
+                return Err(NotStarted::Failed(index, error.into()));
+            }
+        }
+        place.present = Some(handle);
+        Ok(())
+    }
+
+    /// Stops those from `first` on in reverse order, each awaited (2).
+    fn stop_from(&mut self, first: usize) -> TaskResult {
+        let mut result = Ok(());
+        for place in self.children.iter_mut().skip(first).rev() {
+            place.gone |= place.child.kind == Kind::Temporary;
+            let Some(handle) = place.present.take() else {
+                continue;
+            };
+            handle.cancel();
+            if !handle.wait_end(place.child.grace) {
+                result = Err(DoesNotStop::new(&handle, place.child).into());
+                continue;
+            }
+            if let Some(outcome) = handle.outcome().filter(Outcome::is_failure) {
+                let name = handle.name();
+                log::say(
+                    Level::Warn,
+                    format_args!("supervisor: `{name}` {outcome} when it was stopped"),
+                );
+            }
+        }
+        result
+    }
+}
+
+/// Why a child was not started.
+enum NotStarted {
+    /// Which one, and why; it may be tried again.
+    Failed(usize, BoxError),
+    /// There is no point in trying again.
+    Fatal(BoxError),
+}
+
+impl NotStarted {
+    fn into_error(self) -> BoxError {
+        match self {
+            Self::Failed(_, error) | Self::Fatal(error) => error,
+        }
+    }
+}
+
+fn end_of(end: &TaskEnd) -> String {
+    format!("`{}` {}", end.name, end.outcome)
+}
+
+/// A child did not stop within its grace, so it could not be started again.
+#[derive(Debug)]
+struct DoesNotStop {
+    child: Arc<str>,
+    grace: Duration,
+}
+
+impl DoesNotStop {
+    fn new(handle: &TaskHandle<()>, child: &Child) -> Self {
+        Self {
+            child: handle.name().into(),
+            grace: child.grace,
+        }
+    }
+}
+
+impl fmt::Display for DoesNotStop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (child, grace) = (&self.child, human(self.grace));
+        write!(
+            f,
+            "`{child}` did not stop within its grace of {grace}, and is not started a second time beside itself"
+        )
+    }
+}
+
+impl Error for DoesNotStop {}

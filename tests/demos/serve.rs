@@ -1,0 +1,150 @@
+//! A blocking HTTP service that ends well: `serve --help`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{env, process};
+
+use taskmuster::crossbeam_channel::bounded;
+use taskmuster::{Backoff, Manager, Restart, ShutdownReport, TaskContext, TaskResult};
+
+use crate::visits::Visits;
+use crate::worker::Desk;
+
+#[path = "serve/client.rs"]
+mod client;
+#[path = "serve/http.rs"]
+mod http;
+#[path = "serve/listener.rs"]
+mod listener;
+#[path = "serve/visits.rs"]
+mod visits;
+#[path = "serve/worker.rs"]
+mod worker;
+
+const HELP: &str = "\
+Serves HTTP and counts its visitors, over restarts too.
+
+Usage: serve [--listen ADDR] [--state FILE]
+
+  --listen ADDR  where to listen, 127.0.0.1:8080 without it; port 0 takes a free one
+  --state FILE   where the count is kept, serve.count in the temporary directory without it
+
+  /              a visit, which is counted
+  /count         how many there were
+  /slow?ms=N     an answer that takes N ms of work
+  /livez         whether the process lives
+  /readyz        whether it takes requests; /healthz is the same
+
+Ctrl-C or SIGTERM ends it: what was begun gets its answer, what comes then a 503. A second one hurries.
+
+Exit code: 0; 1 if it cannot listen there or the state cannot be read or written; 2 if a task did not stop in time.
+Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
+
+/// Kubernetes kills after 30 s.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// What part of it requests in flight may take.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long a start may take.
+const START: Duration = Duration::from_secs(5);
+
+/// How often the count goes to disk.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// How many requests are worked on at a time, and how many may wait for that.
+const WORKERS: usize = 4;
+const QUEUE: usize = 64;
+
+struct Options {
+    listen: String,
+    state: PathBuf,
+}
+
+fn main() -> ShutdownReport {
+    if env::args().any(|argument| argument == "--help") {
+        println!("{HELP}");
+        process::exit(0);
+    }
+    taskmuster::logging::init();
+    let manager = Manager::builder().grace(GRACE).drain(DRAIN);
+    manager.history(0).run(serve) // no rows in the report for clients who were gone before
+}
+
+fn serve(manager: &Manager) -> TaskResult {
+    manager.handle_signals()?;
+    let options = parse(env::args().skip(1))?;
+    let visits = Arc::new(Visits::load(options.state)?);
+
+    // What is made first stops last: the state is written when nobody is left to change it.
+    let state = manager.group("state");
+    let clients = manager.group("clients");
+    let workers = manager.group("workers");
+    let front = manager.group("front");
+    let house = manager.group("house");
+
+    state.task("keeper").spawn_ready(START, {
+        let visits = Arc::clone(&visits);
+        move |ctx| visits::keep(ctx, &visits)
+    })?;
+    state.task("flusher").every(FLUSH).spawn({
+        let visits = Arc::clone(&visits);
+        move |_| Ok(visits.save()?)
+    })?;
+
+    let again = Restart::on_failure().backoff(Backoff::constant(Duration::from_millis(100)));
+    let janitor = house.task("janitor").restart(again.clone().unlimited());
+    janitor.spawn(sweep)?;
+
+    let (jobs, queue) = bounded(QUEUE);
+    for number in 1..=WORKERS {
+        let (queue, visits) = (queue.clone(), Arc::clone(&visits));
+        let worker = workers.task(number.to_string()).drains().critical();
+        worker
+            .restart(again.clone())
+            .spawn(move |ctx| worker::work(ctx, &queue, &visits))?;
+    }
+    drop(queue); // it is the workers' alone
+    let desk = Arc::new(Desk::new(jobs));
+    workers.task("desk").drains().spawn_ready(START, {
+        let desk = Arc::clone(&desk);
+        move |ctx| {
+            desk.tend(ctx);
+            Ok(())
+        }
+    })?;
+
+    front.task("acceptor").critical().spawn_ready(START, {
+        let address = options.listen;
+        move |ctx| listener::accept(ctx, &address, &clients, &desk)
+    })?;
+
+    drop(manager.wait()); // for a signal, or the failure of a critical task
+    Ok(())
+}
+
+/// Breaks its broom at every fourth stroke: on purpose, and nobody else is any the worse for it.
+fn sweep(ctx: &TaskContext) -> TaskResult {
+    for _ in 1..4 {
+        ctx.sleep(Duration::from_millis(500))?;
+        log::debug!("swept");
+    }
+    panic!("the broom broke");
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> TaskResult<Options> {
+    let mut options = Options {
+        listen: "127.0.0.1:8080".to_owned(),
+        state: env::temp_dir().join("serve.count"),
+    };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} what?"));
+        match argument.as_str() {
+            "--listen" => options.listen = value()?,
+            "--state" => options.state = value()?.into(),
+            unknown => return Err(format!("unknown argument {unknown}; see --help").into()),
+        }
+    }
+    Ok(options)
+}

@@ -1,0 +1,603 @@
+//! `serve` and its clients: what they get, what is counted, and what a stop leaves of both.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::{Answer, Client, Lost};
+use crate::program::{Exit, Program, path_of};
+
+/// Nothing here takes that long.
+const HANG: Duration = Duration::from_secs(20);
+
+/// More work than any test waits for.
+const ENDLESS: &str = "/slow?ms=3600000";
+
+const WORKERS: usize = 4;
+
+#[test]
+fn visits_on_one_connection_and_on_several_are_counted() {
+    let state = State::new("visits");
+    let service = state.serve();
+    let mut client = service.client();
+    for number in 1..=3 {
+        assert_eq!(visitor(&client.get("/").expect("an answer")), number);
+    }
+    assert_eq!(visitor(&service.get("/")), 4);
+    assert_eq!(service.get("/count").body, "4\n");
+    assert_eq!(client.get("/count").expect("an answer").body, "4\n");
+    service.stop().assert_code(0);
+}
+
+#[test]
+fn what_it_does_not_understand_is_answered_too_and_the_answer_arrives() {
+    let state = State::new("strange");
+    let service = state.serve();
+    let body = "x".repeat(10_000);
+    for (request, status) in [
+        ("GET /nowhere HTTP/1.1\r\n\r\n", 404),
+        ("GET /slow HTTP/1.1\r\n\r\n", 400),
+        ("GET /slow?ms=-1 HTTP/1.1\r\n\r\n", 400),
+        ("DELETE / HTTP/1.1\r\n\r\n", 405),
+        ("no request at all\r\n\r\n", 400),
+        ("\u{16}\u{3}\u{1}TLS is not spoken here", 400),
+        (&format!("GET /{body}{body} HTTP/1.1\r\n\r\n"), 400),
+        (
+            &format!("POST / HTTP/1.1\r\nContent-Length: 10000\r\n\r\n{body}"),
+            405,
+        ),
+        ("GET /livez HTTP/1.0\r\n\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\nconnection: Close\r\n\r\n", 200),
+    ] {
+        let mut client = service.client();
+        client.send(request).expect("it is sent");
+        let answer = client.answer().expect(request);
+        assert_eq!(answer.status, status, "{request}: {answer:?}");
+    }
+    assert_eq!(
+        service.get("/count").body,
+        "0\n",
+        "none of them was a visit"
+    );
+    service.stop().assert_code(0);
+}
+
+#[test]
+fn requests_sent_one_behind_the_other_are_answered_in_order() {
+    let state = State::new("pipeline");
+    let service = state.serve();
+    let mut client = service.client();
+    for _ in 0..10 {
+        client.ask("/").expect("it is sent");
+        client.ask("/count").expect("it is sent");
+    }
+    for number in 1..=10 {
+        assert_eq!(visitor(&client.answer().expect("an answer")), number);
+        let count = client.answer().expect("an answer").body;
+        assert_eq!(count, format!("{number}\n"));
+    }
+    service.stop().assert_code(0);
+}
+
+#[test]
+fn what_is_worked_on_or_queued_at_a_sigterm_is_answered_and_what_comes_then_gets_a_503() {
+    let state = State::new("in-flight");
+    let service = state.serve();
+    let mut idle = service.client();
+    assert_eq!(idle.get("/healthz").expect("an answer").status, 200);
+
+    // Three more than there are workers; that they take long enough for what follows is all that time is needed for.
+    let mut clients: Vec<(u64, Client)> = (0..WORKERS as u64 + 3)
+        .map(|number| (1_500 + number, service.client()))
+        .collect();
+    for (ms, client) in &mut clients[..WORKERS] {
+        client.ask(&format!("/slow?ms={ms}")).expect("it is sent");
+        let line = format!("answering /slow?ms={ms}");
+        service.program.wait_for_line(&line);
+    }
+    for (ms, client) in &mut clients[WORKERS..] {
+        client.ask(&format!("/slow?ms={ms}")).expect("it is sent");
+        let line = format!("asking for /slow?ms={ms}");
+        service.program.wait_for_line(&line);
+    }
+    service.program.signal("TERM");
+    service.program.wait_for_line("to finish what was begun");
+
+    for answer in [
+        idle.get("/").expect("an answer"),
+        service.get("/"),
+        service.get("/healthz"),
+        service.get("/readyz"),
+    ] {
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.is_last, "{answer:?}");
+    }
+    assert_eq!(service.get("/livez").status, 200);
+    for (ms, client) in &mut clients {
+        let answer = client.answer().expect("a complete answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.body, format!("{ms} ms of work\n"));
+        assert!(answer.is_last, "{answer:?}");
+    }
+    let exit = service.program.exit();
+    exit.assert_code(0);
+    exit.assert_says("taskmuster: stopped by signal");
+    let late = Client::connect(&service.address);
+    assert_eq!(late.err(), Some(Lost::Refused));
+}
+
+#[test]
+fn under_load_a_sigterm_truncates_nothing_and_the_count_on_disk_is_that_of_the_answers() {
+    let is_long = env::var("TASKMUSTER_LONG").is_ok_and(|value| value == "1");
+    let rounds = if is_long { 50 } else { 5 };
+    let mut sum = Tally::default();
+    for round in 0..rounds {
+        sum.add(sigterm_under_load(round));
+    }
+    println!("{rounds} runs: {sum}");
+    assert!(sum.slow > 0 && sum.unavailable > 0, "{sum}");
+}
+
+#[test]
+fn a_signal_while_it_still_starts_is_a_clean_stop() {
+    for signal in ["TERM", "INT", "TERM", "INT", "TERM"] {
+        let state = State::new("start");
+        let program = Program::start(&mut state.command("127.0.0.1:0"));
+        let begin = Instant::now();
+        while !state.path().exists() {
+            assert!(begin.elapsed() < HANG, "the keeper does not write");
+            thread::yield_now();
+        }
+        program.signal(signal); // the keeper has begun; of the others some have not
+        program.exit().assert_code(0);
+        assert_eq!(state.count(), 0);
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_what_was_begun() {
+    let state = State::new("hurry");
+    let service = state.serve();
+    let mut client = service.client();
+    client.ask(ENDLESS).expect("it is sent");
+    service.program.wait_for_line("answering /slow");
+    let begin = Instant::now();
+    service.program.signal("INT");
+    service.program.wait_for_line("to finish what was begun");
+    service.program.signal("INT");
+    let answer = client.answer().expect("a complete answer");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let exit = service.program.exit();
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    exit.assert_code(0);
+    exit.assert_says("hurried");
+}
+
+#[test]
+fn what_does_not_end_in_the_drain_time_gets_a_503_and_so_does_what_waits_behind_it() {
+    let state = State::new("drain");
+    let mut command = state.command("127.0.0.1:0");
+    let service = Service::start(
+        command
+            .env("TASKMUSTER_GRACE", "3") // a tenth of it is kept for the stop
+            .env("RUST_LOG", "debug"),
+    );
+    // Each is asked to stop at about the moment at which it sends its answer.
+    let mut clients: Vec<Client> = (0..16).map(|_| service.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let target = format!("{ENDLESS}{number:02}");
+        client.ask(&target).expect("it is sent");
+        let line = format!("asking for {target}");
+        service.program.wait_for_line(&line);
+    }
+    for number in 1..=WORKERS {
+        let line = format!("workers/{number}  answering");
+        service.program.wait_for_line(&line);
+    }
+    service.program.signal("TERM");
+    for client in &mut clients {
+        let answer = client.answer().expect("a complete answer");
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    let exit = service.program.exit();
+    exit.assert_code(0);
+    let (before, after) = exit.stderr.split_once("saved").expect("it is saved");
+    let closed = before.matches("  closed").count();
+    assert_eq!(closed, clients.len(), "{}", exit.stderr);
+    assert!(!after.contains("  closed"), "saved too early: {after}");
+}
+
+#[test]
+fn clients_who_say_nothing_half_of_something_or_too_much_do_not_hold_the_stop() {
+    let state = State::new("silent");
+    let service = state.serve();
+    let mut silent = service.client();
+    let mut stammering = service.client();
+    stammering.send("GET / HT").expect("it is sent");
+    let mut idle = service.client();
+    idle.get("/").expect("an answer");
+    // It never reads, and asks until nobody has room for another request: the service is stuck in an answer.
+    let mut deaf = service.client();
+    deaf.give_up_sending_after(Duration::from_millis(300));
+    while deaf.ask("/livez").is_ok() {}
+    // All connections before this one have been accepted.
+    assert_eq!(service.get("/count").body, "1\n");
+    let begin = Instant::now();
+    let exit = service.stop();
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    exit.assert_code(0);
+    for client in [&mut silent, &mut stammering, &mut idle] {
+        assert!(client.is_at_end(), "it was closed in order");
+    }
+    drop(deaf);
+}
+
+#[test]
+fn the_janitor_panics_is_restarted_and_nobody_else_notices() {
+    let state = State::new("janitor");
+    let service = state.serve();
+    let mut client = service.client();
+    for attempt in 1..=2 {
+        let line = format!("the broom broke in attempt {attempt}, running it again");
+        let line = service.program.wait_for_line(&line);
+        assert!(line.contains("`house/janitor` panicked"), "{line}");
+        assert_eq!(visitor(&client.get("/").expect("an answer")), attempt);
+    }
+    let exit = service.stop();
+    exit.assert_code(0);
+    exit.assert_says("restarts");
+}
+
+#[test]
+fn the_count_is_on_disk_while_it_runs_and_goes_on_after_a_restart() {
+    let state = State::new("restart");
+    for before in [0, 2, 4] {
+        let service = state.serve();
+        assert_eq!(state.count(), before, "written at the start");
+        for number in 1..=2 {
+            assert_eq!(visitor(&service.get("/")), before + number);
+        }
+        let begin = Instant::now();
+        while state.count() < before + 2 {
+            assert!(begin.elapsed() < HANG, "the flusher does not flush");
+            thread::sleep(Duration::from_millis(10));
+        }
+        service.stop().assert_code(0);
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_leaves_a_whole_file() {
+    let state = State::new("kill");
+    let service = state.serve();
+    let mut client = service.client();
+    let mut visits = 0;
+    while state.count() == 0 {
+        visits = visitor(&client.get("/").expect("an answer"));
+    }
+    service.program.signal("KILL");
+    drop(service.program.exit());
+    let service = state.serve();
+    let count = state.count();
+    assert!((1..=visits).contains(&count), "{count} of {visits}");
+    service.stop().assert_code(0);
+}
+
+#[test]
+fn a_corrupt_state_file_is_an_error_and_left_as_it_is() {
+    let state = State::new("corrupt");
+    for contents in ["", "many\n", "-5\n", "12 13\n", "18446744073709551616\n"] {
+        fs::write(state.path(), contents).expect("it is writable");
+        state.assert_fails("127.0.0.1:0", "is corrupt");
+        assert_eq!(state.read(), contents);
+    }
+}
+
+#[test]
+fn a_state_file_that_cannot_be_read_or_written_is_an_error() {
+    let state = State::new("unreadable");
+    let path = state.path().display().to_string();
+    fs::create_dir(state.path()).expect("it is not there");
+    state.assert_fails("127.0.0.1:0", &format!("cannot read the state file {path}"));
+    fs::remove_dir_all(&state.directory).expect("it is ours");
+    state.assert_fails(
+        "127.0.0.1:0",
+        &format!("cannot write the state file {path}"),
+    );
+}
+
+#[test]
+fn an_address_that_is_bad_or_taken_is_an_error_and_the_count_is_kept() {
+    let state = State::new("address");
+    fs::write(state.path(), "7\n").expect("it is writable");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = listener.local_addr().expect("it has one").to_string();
+    for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", &taken] {
+        state.assert_fails(address, &format!("cannot listen on {address}: "));
+        assert_eq!(state.read(), "7\n");
+    }
+}
+
+#[test]
+fn help_goes_to_standard_output() {
+    let exit = Program::example("serve", &["--help"]).exit();
+    exit.assert_code(0);
+    assert!(exit.stdout.contains("Usage: serve"), "{}", exit.stdout);
+}
+
+#[test]
+fn an_unknown_argument_is_named() {
+    for arguments in [["--lisen", "x"], ["--state", "--listen"]] {
+        let exit = Program::example("serve", &arguments[..1]).exit();
+        exit.assert_code(1);
+        exit.assert_says(arguments[0]);
+    }
+}
+
+// ---- load ----
+
+/// What became of the requests of one run, or of several.
+#[derive(Default)]
+struct Tally {
+    /// The numbers of the visits that were answered.
+    visits: Vec<u64>,
+    slow: usize,
+    unavailable: usize,
+    refused: usize,
+    truncated: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.visits.extend(other.visits);
+        self.slow += other.slow;
+        self.unavailable += other.unavailable;
+        self.refused += other.refused;
+        self.truncated.extend(other.truncated);
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (visits, truncated) = (self.visits.len(), self.truncated.len());
+        let requests = visits + self.slow + self.unavailable + self.refused + truncated;
+        write!(
+            f,
+            "{requests} requests: {visits} visits and {} slow ones answered, {} answered with 503, {} refused, {truncated} truncated",
+            self.slow, self.unavailable, self.refused
+        )
+    }
+}
+
+/// Sends the signal when so many requests were answered that it comes at another moment in each round.
+fn sigterm_under_load(round: usize) -> Tally {
+    const CLIENTS: usize = 12;
+    let is_logged = round % 2 == 0; // what the workers took; it changes the timing, so not always
+    let level = if is_logged { "debug" } else { "info" };
+    let state = State::new(&format!("load-{round}"));
+    let service = Service::start(state.command("127.0.0.1:0").env("RUST_LOG", level));
+    let load = Load {
+        address: &service.address,
+        answered: AtomicUsize::new(0),
+        is_stopping: AtomicBool::new(false),
+    };
+    let load = &load;
+    let tally = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(move || load.run(Kind::of(number))))
+            .collect();
+        let begin = Instant::now();
+        while load.answered.load(Ordering::SeqCst) < 50 + 137 * (round % 8) {
+            assert!(begin.elapsed() < HANG, "no answers any more");
+            thread::sleep(Duration::from_millis(1));
+        }
+        load.is_stopping.store(true, Ordering::SeqCst);
+        service.program.signal("TERM");
+        let mut sum = Tally::default();
+        for client in clients {
+            sum.add(client.join().expect("a client does not panic"));
+        }
+        sum
+    });
+    let exit = service.program.exit();
+    println!("run {}: {tally}", round + 1);
+
+    exit.assert_code(0);
+    assert_eq!(tally.truncated, Vec::<String>::new());
+    let numbers: BTreeSet<u64> = tally.visits.iter().copied().collect();
+    let answers = tally.visits.len() as u64;
+    assert!(
+        numbers.into_iter().eq(1..=answers),
+        "a visit was counted whose answer nobody got, or two were counted as one: {:?}",
+        tally.visits
+    );
+    assert_eq!(state.count(), answers);
+    if is_logged {
+        let taken = |what: &str| exit.stderr.matches(what).count();
+        assert_eq!(taken("answering /slow"), tally.slow, "{}", exit.stderr);
+        assert_eq!(taken("answering /"), tally.slow + tally.visits.len());
+    }
+    tally
+}
+
+struct Load<'a> {
+    address: &'a str,
+    answered: AtomicUsize,
+    is_stopping: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Visits on one connection.
+    Loyal,
+    /// A connection for each visit.
+    Fickle,
+    /// Slow requests on one connection.
+    Slow,
+}
+
+impl Kind {
+    fn of(number: usize) -> Self {
+        [Self::Loyal, Self::Fickle, Self::Slow][number % 3]
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::Loyal | Self::Fickle => "/",
+            Self::Slow => "/slow?ms=20",
+        }
+    }
+}
+
+impl Load<'_> {
+    /// Asks again and again, until nobody listens any more.
+    fn run(&self, kind: Kind) -> Tally {
+        let mut tally = Tally::default();
+        let mut kept = None;
+        loop {
+            let is_kept = kept.is_some();
+            let client = kept
+                .take()
+                .map_or_else(|| Client::connect(self.address), Ok);
+            let Ok(mut client) = client else {
+                self.assert_stopping("no connection");
+                return tally;
+            };
+            let asked = client.ask(kind.target());
+            let must_be_read = is_kept && asked.is_ok() && !self.is_stopping();
+            match client.answer() {
+                Ok(answer) => {
+                    self.count(&mut tally, kind, &answer);
+                    if !answer.is_last && !matches!(kind, Kind::Fickle) {
+                        kept = Some(client);
+                    }
+                }
+                Err(Lost::Refused) => {
+                    self.assert_stopping("no answer");
+                    assert!(!must_be_read, "it was there before the signal");
+                    tally.refused += 1;
+                }
+                Err(Lost::Truncated(what)) => tally.truncated.push(what),
+            }
+        }
+    }
+
+    fn count(&self, tally: &mut Tally, kind: Kind, answer: &Answer) {
+        match (answer.status, kind) {
+            (200, Kind::Slow) => tally.slow += 1,
+            (200, _) => tally.visits.push(visitor(answer)),
+            (503, _) => {
+                self.assert_stopping("503");
+                assert!(answer.is_last, "{answer:?}");
+                tally.unavailable += 1;
+            }
+            _ => panic!("{answer:?}"),
+        }
+        self.answered.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    #[track_caller]
+    fn assert_stopping(&self, what: &str) {
+        assert!(self.is_stopping(), "{what} before it was asked to stop");
+    }
+}
+
+// ---- the service under test ----
+
+struct Service {
+    program: Program,
+    address: String,
+}
+
+impl Service {
+    fn start(command: &mut Command) -> Self {
+        let program = Program::start(command);
+        let line = program.wait_for_line("listening on http://");
+        let address = line.trim_start_matches("listening on http://").to_owned();
+        Self { program, address }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.address).expect("it listens")
+    }
+
+    /// One request on a connection of its own.
+    fn get(&self, target: &str) -> Answer {
+        self.client().get(target).expect("an answer")
+    }
+
+    fn stop(self) -> Exit {
+        self.program.signal("TERM");
+        self.program.exit()
+    }
+}
+
+/// A directory of its own for one test, with nothing but the state file; removed at its end.
+struct State {
+    directory: PathBuf,
+}
+
+impl State {
+    fn new(test: &str) -> Self {
+        let name = format!("serve-{test}-{}", std::process::id());
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&directory).expect("the directory for tests is writable");
+        Self { directory }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("count")
+    }
+
+    /// `serve` on a free port, with what it does in its log.
+    fn serve(&self) -> Service {
+        Service::start(self.command("127.0.0.1:0").env("RUST_LOG", "debug"))
+    }
+
+    fn command(&self, address: &str) -> Command {
+        let mut command = Command::new(path_of("serve"));
+        command.args(["--listen", address, "--state"]);
+        command.arg(self.path()).env("RUST_BACKTRACE", "0");
+        command
+    }
+
+    /// A start that fails.
+    #[track_caller]
+    fn assert_fails(&self, address: &str, says: &str) {
+        let exit = Program::start(&mut self.command(address)).exit();
+        exit.assert_code(1);
+        exit.assert_says(says);
+        exit.assert_never_says("listening");
+    }
+
+    fn read(&self) -> String {
+        fs::read_to_string(self.path()).expect("there is always a whole file")
+    }
+
+    fn count(&self) -> u64 {
+        let text = self.read();
+        text.trim_end().parse().expect("it is a number")
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn visitor(answer: &Answer) -> u64 {
+    let number = answer.body.strip_prefix("you are visitor ");
+    let number = number.and_then(|number| number.trim_end().parse().ok());
+    number.unwrap_or_else(|| panic!("no visitor in {answer:?}"))
+}

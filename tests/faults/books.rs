@@ -1,0 +1,86 @@
+//! Managers under test, and whether their books balance.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt::Debug;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use taskmuster::crossbeam_channel::Receiver;
+use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle};
+
+/// A hang fails after this; nothing here takes nearly as long, on a machine that is busy with other things too.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+/// A manager that has all the time in the world.
+pub(crate) fn manager() -> Manager {
+    Manager::builder().grace(HANG).build().expect("a manager")
+}
+
+/// The result of a task that ends; a hang fails with what the manager knows.
+#[track_caller]
+pub(crate) fn soon<T>(manager: &Manager, handle: &TaskHandle<T>) -> Result<T, JoinError> {
+    let result = handle.join_timeout(HANG);
+    if let Err(JoinError::StillRunning { .. }) = result {
+        let name = handle.name();
+        panic!("`{name}` hangs; live tasks: {:#?}", manager.tasks());
+    }
+    result
+}
+
+/// What must come within [`HANG`].
+#[track_caller]
+pub(crate) fn arrives<T>(receiver: &Receiver<T>) -> T {
+    let value = receiver.recv_timeout(HANG);
+    value.expect("it hangs, or its sender is gone")
+}
+
+/// Whatever was spawned has ended in one way, or lives.
+#[track_caller]
+pub(crate) fn assert_balanced(counts: TaskCounts) {
+    let ended = counts.completed + counts.failed + counts.panicked + counts.cancelled;
+    assert_eq!(counts.spawned, ended + counts.live, "{counts:?}");
+}
+
+/// The same, and every task that was spawned has ended and was told of exactly once: `ends` has listened to the root
+/// group from the start.
+#[track_caller]
+pub(crate) fn assert_all_ended_once(counts: TaskCounts, ends: &Receiver<TaskEnd>) {
+    assert_balanced(counts);
+    assert_eq!(counts.live, 0, "{counts:?}");
+    // A late end is told of a moment after it was counted.
+    let told: BTreeSet<_> = (0..counts.spawned).map(|_| arrives(ends).id).collect();
+    assert_eq!(
+        told.len() as u64,
+        counts.spawned,
+        "an end was told of twice"
+    );
+    assert!(ends.is_empty(), "an end was told of that is none");
+}
+
+/// Waits for who has not ended although the shutdown is over.
+pub(crate) fn until_nobody_lives(manager: &Manager) {
+    let begin = Instant::now();
+    while manager.counts().live > 0 {
+        assert!(begin.elapsed() < HANG, "live tasks: {:#?}", manager.tasks());
+        thread::yield_now();
+    }
+}
+
+/// `short`, or `long` when the slow proofs are asked for.
+pub(crate) fn rounds(short: usize, long: usize) -> usize {
+    if env::var_os("TASKMUSTER_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+/// The error of something that must not succeed, whose value may be anything.
+#[track_caller]
+pub(crate) fn refused<T, E: Debug>(result: Result<T, E>) -> E {
+    match result {
+        Ok(_) => panic!("it was not refused"),
+        Err(error) => error,
+    }
+}
