@@ -21,11 +21,17 @@ use crate::shim::Shim;
 struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    fn below(&mut self, limit: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
+        u32::try_from(self.0 % u64::from(limit)).expect("below the limit")
+    }
+
+    /// The place of one of them; zero if there is none.
+    fn one_of<T>(&mut self, these: &[T]) -> usize {
+        let count = u32::try_from(these.len().max(1)).expect("a few");
+        usize::try_from(self.below(count)).expect("of that size")
     }
 }
 
@@ -55,13 +61,12 @@ fn cancel_in_model(models: &mut [Model], index: usize) {
 #[test]
 fn f058_ten_thousand_random_moves_of_deadlines_in_a_tree_agree_with_the_rule_of_the_earliest() {
     let start = Instant::now();
-    let hours =
-        |dice: &mut Dice| start + Duration::from_secs(3_600 * (1 + dice.below(1_000) as u64));
+    let hours = |dice: &mut Dice| start + Duration::from_secs(3_600) * (1 + dice.below(1_000));
     let mut dice = Dice(0x5eed);
     for _ in 0..rounds(100) {
         let mut models: Vec<Model> = Vec::new();
         for step in 0..100 {
-            let (index, at) = (dice.below(models.len().max(1)), hours(&mut dice));
+            let (index, at) = (dice.one_of(&models), hours(&mut dice));
             let what = if step == 0 { 0 } else { dice.below(7) };
             match what {
                 0 => models.push(Model {
@@ -141,10 +146,12 @@ fn f058_a_thousand_deadlines_of_any_order_come_in_order_each_once_and_none_early
     let mut dice = Dice(0xdead);
     let tokens: Vec<_> = (0..1_000)
         .map(|number| {
-            let at = start + Duration::from_micros(dice.below(200_000) as u64);
+            let at = start + Duration::from_micros(1) * dice.below(200_000);
             let token = CancellationToken::new();
             let tell = tell.clone();
-            std::mem::forget(token.on_cancel(move || drop(tell.send((number, Instant::now())))));
+            std::mem::forget(token.on_cancel(move || {
+                let _ = tell.send((number, Instant::now()));
+            }));
             token.set_deadline(at).expect("a timer"); // some have come by now
             (token, at)
         })
@@ -262,15 +269,15 @@ fn times_are_kept() {
     let (_keep, empty) = bounded::<u8>(1);
     let (full, _hold) = bounded::<u8>(0);
     lasts("a deadline", &|| {
-        drop(token.child_with_timeout(SPAN).expect("a timer").wait())
+        token.child_with_timeout(SPAN).expect("a timer").wait();
     });
     lasts("a wait", &|| assert!(token.wait_timeout(SPAN).is_none()));
     lasts("a sleep", &|| token.sleep(SPAN).expect("nobody cancels"));
     lasts("a receive", &|| {
-        assert!(token.recv_timeout(&empty, SPAN).is_err())
+        assert!(token.recv_timeout(&empty, SPAN).is_err());
     });
     lasts("a send", &|| {
-        assert!(token.send_timeout(&full, 1, SPAN).is_err())
+        assert!(token.send_timeout(&full, 1, SPAN).is_err());
     });
     lasts("a task's own timeout", &|| {
         let task = manager.task("timed").timeout(SPAN);
@@ -283,7 +290,8 @@ fn times_are_kept() {
     let deaf = manager.spawn("deaf", move |ctx| {
         let slow = ctx.with_timeout(SPAN, |ctx| Ok(ctx.sleep(HANG)?));
         assert!(matches!(slow, Err(TimeoutError::Elapsed { .. })));
-        Ok(drop(released.recv()))
+        let _ = released.recv();
+        Ok(())
     });
     let deaf = deaf.expect("spawned");
     lasts("a join", &|| {
@@ -411,7 +419,8 @@ fn begins_and_ends() {
         for _ in 0..4 {
             let task = manager.spawn("task", |ctx| {
                 ctx.sleep(Duration::from_millis(1))?;
-                Ok(drop(ctx.wait()))
+                ctx.wait();
+                Ok(())
             });
             drop(task.expect("spawned"));
         }

@@ -238,7 +238,8 @@ fn logger_panics() {
     // The panics of the logger are nobody's failure, and `run` is not disturbed either.
     let report = Manager::builder().grace(HANG).run(|manager| {
         manager.handle_signals()?;
-        Ok(drop(manager.spawn("task", |_| Ok(()))?.join()?))
+        manager.spawn("task", |_| Ok(()))?.join()?;
+        Ok(())
     });
     assert!(report.is_clean(), "{report}");
     process::exit(0)
@@ -258,11 +259,13 @@ thread_local! {
     static CALLING_BACK: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The manager that logs, and its tasks.
+type Stage = (Mutex<Option<Arc<Manager>>>, Mutex<Vec<TaskHandle<u8>>>);
+
 /// At each line the logger does what it is told with the manager that logs.
 #[test]
 #[ignore = "a role of a child process"]
 fn logger_calls_back() {
-    type Stage = (Mutex<Option<Arc<Manager>>>, Mutex<Vec<TaskHandle<u8>>>);
     static STAGE: OnceLock<Stage> = OnceLock::new();
     static SPAWNED: AtomicUsize = AtomicUsize::new(0);
     let how = env::var(HOW).expect("the test says how");
@@ -316,12 +319,7 @@ fn logger_calls_back() {
     process::exit(0)
 }
 
-fn call_back(
-    how: &str,
-    manager: &Arc<Manager>,
-    (hold, tasks): &(Mutex<Option<Arc<Manager>>>, Mutex<Vec<TaskHandle<u8>>>),
-    spawned: &AtomicUsize,
-) {
+fn call_back(how: &str, manager: &Arc<Manager>, (hold, tasks): &Stage, spawned: &AtomicUsize) {
     match how {
         "spawns" => {
             if spawned.fetch_add(1, Ordering::SeqCst) < 50 {
@@ -440,9 +438,9 @@ fn f085_looks_at_ten_thousand_tasks_that_come_and_go_are_consistent_and_short() 
                 })
             })
             .collect();
-        spawners
-            .into_iter()
-            .for_each(|it| it.join().expect("no panic"));
+        for spawner in spawners {
+            spawner.join().expect("no panic");
+        }
         until("the ends", || manager.counts().live == 0);
         over.store(true, Ordering::SeqCst);
         looker.join().expect("no panic")

@@ -17,7 +17,7 @@ use taskmuster::{
 };
 
 use crate::child::{self, program::Program};
-use crate::race::{HANG, in_time, manager, rounds, until};
+use crate::race::{HANG, in_time, let_go, manager, rounds, until};
 use crate::stuck::{Jail, Stuck};
 
 /// How the role is to be played.
@@ -145,9 +145,11 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
+type LetsGo = fn(&TaskContext, Last) -> TaskResult;
+
 /// Where the last hold on a manager may end.
-const ENDS: [(&str, fn(&TaskContext, Last) -> TaskResult); 7] = [
-    ("the body", |_, last| Ok(drop(last))),
+const ENDS: [(&str, LetsGo); 7] = [
+    ("the body", |_, last| let_go(last)),
     ("unwinding", |_, last| {
         let _last = last;
         panic!("the end")
@@ -158,7 +160,8 @@ const ENDS: [(&str, fn(&TaskContext, Last) -> TaskResult); 7] = [
     }),
     ("a task of a scope", |ctx, last| {
         Ok(ctx.scope("scope", |scope| {
-            Ok(drop(scope.spawn("inner", |_| Ok(drop(last)))?))
+            scope.spawn("inner", |_| let_go(last))?;
+            Ok(())
         })?)
     }),
     ("a callback", |ctx, last| {
@@ -239,8 +242,7 @@ fn never_drops_its_manager() {
     let manager: &'static Manager = if how.starts_with("static") {
         MANAGER.get_or_init(|| built)
     } else {
-        let leaked = Box::leak(Box::new(built));
-        leaked
+        Box::leak(Box::new(built))
     };
     manager.handle_signals().expect("the first");
     let (task, told) = listener(manager);
@@ -401,11 +403,11 @@ fn exits() {
         "in main while a shutdown is under way" => {
             manager.request_shutdown("a while ago");
             until("its begin", || manager.is_draining());
-            exit()
+            exit();
         }
         "in a task" => drop(manager.spawn("exits", move |_| -> TaskResult { process::exit(7) })),
         "in a callback" => {
-            std::mem::forget(manager.root_group().token().on_cancel(move || exit()));
+            std::mem::forget(manager.root_group().token().on_cancel(exit));
             manager.hurry(); // or a scope that does not end would come first, for a while
         }
         "in a deadline's callback" => {
@@ -413,7 +415,7 @@ fn exits() {
                 .token()
                 .child_with_timeout(Duration::from_millis(1))
                 .expect("a timer");
-            std::mem::forget(timed.on_cancel(move || exit()));
+            std::mem::forget(timed.on_cancel(exit));
             std::mem::forget(timed);
         }
         "in a destructor of a task's value" => {
@@ -427,7 +429,7 @@ fn exits() {
         }
         "in two places at once" => {
             drop(manager.spawn("exits", move |_| -> TaskResult { process::exit(7) }));
-            exit()
+            exit();
         }
         other => panic!("{other}"),
     }
@@ -478,10 +480,8 @@ fn leave_a_scope(manager: &Manager, way: usize, inside: &AtomicUsize, work: &Ato
                     scope.token().cancel();
                     Ok(())
                 }
-                3 => Ok(drop(
-                    scope.spawn::<()>("fails", |_| Err("a failure".into()))?,
-                )),
-                4 => Ok(drop(scope.spawn::<()>("panics", |_| panic!("a panic"))?)),
+                3 => let_go(scope.spawn::<()>("fails", |_| Err("a failure".into()))?),
+                4 => let_go(scope.spawn::<()>("panics", |_| panic!("a panic"))?),
                 5 => {
                     scope.set_timeout(Duration::from_millis(1))?;
                     Ok(())
@@ -516,8 +516,10 @@ fn leave_a_scope(manager: &Manager, way: usize, inside: &AtomicUsize, work: &Ato
         "way {way}: somebody still works"
     );
     match (way, result) {
-        (0, Ok(Err(ScopeError::Body(_)))) | (1, Err(_)) | (2 | 5 | 7, Ok(Ok(()))) => {}
-        (3 | 4 | 6, Ok(Err(ScopeError::Tasks(_)))) => {}
+        (0, Ok(Err(ScopeError::Body(_))))
+        | (1, Err(_))
+        | (2 | 5 | 7, Ok(Ok(())))
+        | (3 | 4 | 6, Ok(Err(ScopeError::Tasks(_)))) => {}
         (_, other) => panic!("way {way}: {other:?}"),
     }
 }

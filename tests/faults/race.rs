@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use taskmuster::Manager;
-use taskmuster::crossbeam_channel::{Receiver, Sender, bounded};
+use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use taskmuster::{Manager, TaskResult};
 
 /// A hang fails after this.
 pub(crate) const HANG: Duration = Duration::from_secs(30);
@@ -83,8 +83,8 @@ impl<R> Lane<R> {
     fn answers(&self) -> Vec<bool> {
         match self.told.recv_timeout(HANG) {
             Ok(answers) => answers,
-            Err(error) if error.is_disconnected() => panic!("a runner panicked"),
-            Err(_) => wedged("a runner hangs"),
+            Err(RecvTimeoutError::Disconnected) => panic!("a runner panicked"),
+            Err(RecvTimeoutError::Timeout) => wedged("a runner hangs"),
         }
     }
 }
@@ -176,11 +176,11 @@ pub(crate) fn in_time<T: Send + 'static>(
         });
     match told.recv_timeout(HANG) {
         Ok(result) => result,
-        Err(error) if error.is_disconnected() => {
+        Err(RecvTimeoutError::Disconnected) => {
             drop(worker.expect("a thread").join());
             panic!("{what} panicked")
         }
-        Err(_) => panic!("{what} hangs\n{}", threads()),
+        Err(RecvTimeoutError::Timeout) => panic!("{what} hangs\n{}", threads()),
     }
 }
 
@@ -192,6 +192,13 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not happen");
         thread::yield_now();
     }
+}
+
+/// A body, or the end of one, that is the last to hold something.
+#[expect(clippy::unnecessary_wraps, reason = "a body gives a result")]
+pub(crate) fn let_go<T>(held: T) -> TaskResult {
+    drop(held);
+    Ok(())
 }
 
 /// A manager whose shutdowns are given time enough on any machine.

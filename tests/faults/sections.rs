@@ -90,7 +90,8 @@ fn f061_a_shield_without_end_is_bound_by_the_deadline_of_the_shutdown() {
     let task = manager.spawn("for ever", move |ctx| {
         Ok(ctx.shield(Duration::MAX, |ctx| {
             there.send(())?;
-            Ok(drop(ctx.wait_timeout(Duration::from_millis(700))))
+            drop(ctx.wait_timeout(Duration::from_millis(700)));
+            Ok(())
         })?)
     });
     ready.recv_timeout(HANG).expect("it runs");
@@ -222,7 +223,7 @@ impl Drop for Dying<'_> {
             ("cancel", ctx.token().cancel() != cancelled),
             ("shutdown", manager.shutdown().is_err()),
         ];
-        let _ = self.tell.send(deeds);
+        drop(self.tell.send(deeds));
     }
 }
 

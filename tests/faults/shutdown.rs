@@ -14,7 +14,7 @@ use taskmuster::{
     TaskState, Waited,
 };
 
-use crate::race::{Dawdler, HANG, Runner, in_time, manager, race, rounds, until};
+use crate::race::{Dawdler, HANG, Runner, in_time, let_go, manager, race, rounds, until};
 use crate::stuck::{Jail, Stuck};
 
 /// Far longer than anything here takes, far shorter than what it must not take.
@@ -78,22 +78,24 @@ thread_local! {
     static LAST_WORDS: RefCell<Option<AsksOnDrop>> = const { RefCell::new(None) };
 }
 
+type Asks = fn(&TaskContext, AsksOnDrop) -> TaskResult;
+
 /// Where in a task it is asked.
-const PLACES: [(&str, fn(&TaskContext, AsksOnDrop) -> TaskResult); 8] = [
-    ("the body", |_, asks| Ok(drop(asks))),
+const PLACES: [(&str, Asks); 8] = [
+    ("the body", |_, asks| let_go(asks)),
     ("a shield", |ctx, asks| {
-        Ok(ctx.shield(HANG, |_| Ok(drop(asks)))?)
+        Ok(ctx.shield(HANG, |_| let_go(asks))?)
     }),
     ("a timeout", |ctx, asks| {
-        Ok(ctx.with_timeout(HANG, |_| Ok(drop(asks)))?)
+        Ok(ctx.with_timeout(HANG, |_| let_go(asks))?)
     }),
     ("foreign code", |ctx, asks| {
-        Ok(ctx.foreign("a call", HANG, || drop(asks)))
+        ctx.foreign("a call", HANG, || let_go(asks))
     }),
     ("a task of a scope", |ctx, asks| {
         Ok(ctx.scope("scope", |scope| {
-            let inner = scope.spawn("inner", |_| Ok(drop(asks)))?;
-            let _ = inner.join(); // a shutdown without time may abandon it
+            let inner = scope.spawn("inner", |_| let_go(asks))?;
+            drop(inner.join()); // a shutdown without time may abandon it
             Ok(())
         })?)
     }),
@@ -384,12 +386,15 @@ fn play(
             }
         }
         Computes => loop {
-            drop(there.try_send(()));
+            let _ = there.try_send(());
             ctx.checkpoint()?;
             thread::yield_now();
         },
         Deaf | Asked | GroupAsked | Abandoned | EndedLate => deaf(),
-        Shielded => ctx.shield(HANG, |_| Ok(deaf()))?,
+        Shielded => ctx.shield(HANG, |_| {
+            deaf();
+            Ok(())
+        })?,
         Foreign => ctx.foreign("a call", HANG, deaf),
         Exiting => {
             LINGERS.set(Some(Lingers(released.clone())));
@@ -433,7 +438,7 @@ fn word_of(outcome: Option<Outcome>) -> &'static str {
     }
 }
 
-fn agree<T: PartialEq + fmt::Debug>(is: T, ought: T) {
+fn agree<T: PartialEq + fmt::Debug + Copy>(is: T, ought: T) {
     assert_eq!(is, ought);
 }
 
@@ -489,7 +494,7 @@ const OPERATIONS: [(&str, Operation); 16] = [
         }
     }),
     ("try to join", |it| {
-        agree(word(it.task.try_join()), it.state.joined())
+        agree(word(it.task.try_join()), it.state.joined());
     }),
     ("read its outcome", |it| {
         agree(word_of(it.task.outcome()), it.state.joined());
@@ -627,6 +632,7 @@ fn f066_every_operation_in_every_state_of_a_task_has_its_one_result() {
 
 #[test]
 fn f066_of_many_who_join_in_every_way_as_a_task_ends_one_gets_the_value_and_all_learn_the_end() {
+    type Joined = (TaskHandle<u8>, Mutex<Option<Sender<()>>>);
     let manager = manager();
     let later = Dawdler::up_to(20);
     let took = |joined: &Result<u8, JoinError>| match joined {
@@ -634,7 +640,6 @@ fn f066_of_many_who_join_in_every_way_as_a_task_ends_one_gets_the_value_and_all_
         Err(JoinError::AlreadyTaken { .. }) => false,
         other => panic!("{other:?}"),
     };
-    type Joined = (TaskHandle<u8>, Mutex<Option<Sender<()>>>);
     let runners: [Runner<'_, Joined>; 6] = [
         &|(task, _)| took(&task.join()),
         &|(task, _)| took(&task.join_timeout(HANG)),
@@ -738,7 +743,7 @@ fn f067_a_later_shutdown_shortens_the_first_ones_time_and_never_lengthens_it() {
         move || manager.shutdown_timeout(HANG)
     });
     until("the first request", || {
-        matches!(manager.spawn("late", |_| Ok(())), Err(_))
+        manager.spawn("late", |_| Ok(())).is_err()
     });
     let begun = Instant::now();
     let shorter = manager

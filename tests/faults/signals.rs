@@ -852,7 +852,9 @@ fn f094_without_a_thread_for_signals_there_is_an_error_and_what_comes_is_swallow
             }
             "the last resort" => {
                 let played = played.ready();
-                ASKING.iter().for_each(|signal| played.send(*signal));
+                for signal in ASKING {
+                    played.send(signal);
+                }
                 played.exit().assert_code(130);
             }
             _ => {
@@ -1415,9 +1417,9 @@ fn orphans() -> Vec<char> {
         .display()
         .to_string();
     let entries = fs::read_dir("/proc").expect("procfs").flatten();
-    let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    let children = stats.filter_map(|stat| {
-        let mut fields = stat.rsplit(") ").next()?.split(' ');
+    let of_each = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let children = of_each.filter_map(|process| {
+        let mut fields = process.rsplit(") ").next()?.split(' ');
         let state = fields.next()?.chars().next()?;
         (fields.next()? == me).then_some(state)
     });
@@ -1460,7 +1462,9 @@ fn f090_as_the_first_process_of_a_container_signals_stop_it_and_its_children_are
             }
             "stuck" => {
                 let played = played.ready();
-                ASKING.iter().for_each(|signal| played.send(*signal));
+                for signal in ASKING {
+                    played.send(signal);
+                }
                 played.exit().assert_code(130);
             }
             _ => {

@@ -172,7 +172,8 @@ fn f071_a_thousand_stuck_tasks_of_every_kind_cost_one_deadline_and_are_all_named
         .iter()
         .filter(|kind| **kind == Stuck::Destructor)
         .count();
-    assert_eq!(manager.counts().late as usize, MANY + inner - exiting);
+    let late = u64::try_from(MANY + inner - exiting).expect("a few");
+    assert_eq!(manager.counts().late, late);
 }
 
 #[test]

@@ -133,32 +133,10 @@ impl Stuck {
         ctx.checkpoint()?;
         let door = cell.door.clone();
         match self {
-            Self::Read => {
-                let (mut reader, writer) = io::pipe()?;
-                cell.on_release(move || drop(writer));
-                there.send(())?;
-                reader.read_exact(&mut [0])?;
-            }
-            Self::Write => {
-                let (reader, mut writer) = io::pipe()?;
-                cell.on_release(move || drop(reader));
-                there.send(())?;
-                while writer.write(&[0; 4_096]).is_ok() {}
-            }
-            Self::Child => {
-                let mut child = Command::new("cat").stdin(Stdio::piped()).spawn()?;
-                let input = child.stdin.take();
-                cell.on_release(move || drop(input));
-                there.send(())?;
-                child.wait()?;
-            }
-            Self::Accept => {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-                let address = listener.local_addr()?;
-                cell.on_release(move || drop(TcpStream::connect(address)));
-                there.send(())?;
-                listener.accept()?;
-            }
+            Self::Read => read_what_nobody_writes(cell, there)?,
+            Self::Write => write_what_nobody_reads(cell, there)?,
+            Self::Child => wait_for_a_child(cell, there)?,
+            Self::Accept => accept_nobody(cell, there)?,
             Self::Receive => {
                 there.send(())?;
                 let _ = door.recv();
@@ -245,6 +223,47 @@ impl Stuck {
     }
 }
 
+#[expect(
+    clippy::incompatible_msrv,
+    reason = "tests are built by the newest compiler only"
+)]
+fn read_what_nobody_writes(cell: &Cell, there: &Sender<()>) -> TaskResult {
+    let (mut reader, writer) = io::pipe()?;
+    cell.on_release(move || drop(writer));
+    there.send(())?;
+    Ok(reader.read_exact(&mut [0])?)
+}
+
+#[expect(
+    clippy::incompatible_msrv,
+    reason = "tests are built by the newest compiler only"
+)]
+fn write_what_nobody_reads(cell: &Cell, there: &Sender<()>) -> TaskResult {
+    let (reader, mut writer) = io::pipe()?;
+    cell.on_release(move || drop(reader));
+    there.send(())?;
+    while writer.write(&[0; 4_096]).is_ok() {}
+    Ok(())
+}
+
+fn wait_for_a_child(cell: &Cell, there: &Sender<()>) -> TaskResult {
+    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn()?;
+    let input = child.stdin.take();
+    cell.on_release(move || drop(input));
+    there.send(())?;
+    child.wait()?;
+    Ok(())
+}
+
+fn accept_nobody(cell: &Cell, there: &Sender<()>) -> TaskResult {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    cell.on_release(move || drop(TcpStream::connect(address)));
+    there.send(())?;
+    listener.accept()?;
+    Ok(())
+}
+
 /// Blocks whoever drops it until the jail is opened.
 struct Blocks(Receiver<Infallible>);
 
@@ -317,7 +336,9 @@ impl Drop for Jail {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        undo.into_iter().for_each(|undo| undo());
+        for undo in undo {
+            undo();
+        }
         drop(self.locker.take().map(JoinHandle::join));
     }
 }

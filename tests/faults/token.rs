@@ -227,8 +227,10 @@ impl Waits {
     }
 }
 
+type Hears = fn(&Waits) -> bool;
+
 /// A look at the flag, and then a wait for it; true if it heard the cancel.
-const WAITS: [(&str, fn(&Waits) -> bool); 10] = [
+const WAITS: [(&str, Hears); 10] = [
     ("wait", |it| {
         it.token.checkpoint().is_err() || it.token.wait_timeout(HANG).is_some()
     }),
@@ -255,7 +257,9 @@ const WAITS: [(&str, fn(&Waits) -> bool); 10] = [
     }),
     ("callback", |it| {
         let (tell, told) = bounded(1);
-        let _guard = it.token.on_cancel(move || drop(tell.send(())));
+        let _guard = it.token.on_cancel(move || {
+            let _ = tell.send(());
+        });
         told.recv_timeout(HANG).is_ok()
     }),
     ("child", |it| {
@@ -279,10 +283,12 @@ fn f045_a_cancel_between_a_look_and_a_wait_is_never_missed_by_any_wait() {
         let [(one, first), (two, second)] = pair else {
             panic!("pairs")
         };
-        race(rounds(2_000), Waits::new)
-            .between(&[first, second, &|it| it.token.cancel()], |_, heard| {
-                assert_eq!(heard, [true; 3], "{one}, {two}")
-            });
+        race(rounds(2_000), Waits::new).between(
+            &[first, second, &|it| it.token.cancel()],
+            |_, heard| {
+                assert_eq!(heard, [true; 3], "{one}, {two}");
+            },
+        );
     }
 }
 
