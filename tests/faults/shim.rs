@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,28 +14,11 @@ static COMPILED: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Shim(PathBuf);
 
 impl Shim {
-    /// Compiles `source`; `None`, with a line that says so, where that is impossible.
+    /// Compiles `source`, the only one of that name; `None`, with a line that says so, where that is impossible.
     pub(crate) fn compile(name: &str, source: &str) -> Option<Self> {
-        if !cfg!(target_os = "linux") {
-            return skip(name, "there is no LD_PRELOAD here");
-        }
-        let number = COMPILED.fetch_add(1, Ordering::Relaxed);
-        let stem = format!("{name}-{}-{number}", process::id());
-        let stem = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(stem);
-        let (code, library) = (stem.with_extension("c"), stem.with_extension("so"));
-        fs::write(&code, source).expect("the target directory is writable");
-        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let compiled = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&library, &code])
-            .args(["-ldl", "-lpthread"])
-            .output();
-        drop(fs::remove_file(&code));
-        match compiled {
-            Ok(output) if output.status.success() => Some(Self(library)),
-            Ok(output) => skip(name, &String::from_utf8_lossy(&output.stderr)),
-            Err(error) => skip(name, &format!("no C compiler: {error}")),
-        }
+        compile(name, source)
+            .map_err(|why| println!("SKIPPED what needs the library `{name}`: {why}"))
+            .ok()
     }
 
     /// Has the command load it first.
@@ -44,13 +27,28 @@ impl Shim {
     }
 }
 
-impl Drop for Shim {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
+fn compile(name: &str, source: &str) -> Result<Shim, String> {
+    if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
+        return Err("it is made for Linux with the GNU C library".to_owned());
     }
-}
-
-fn skip(name: &str, why: &str) -> Option<Shim> {
-    println!("SKIPPED what needs the library `{name}`: {why}");
-    None
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let number = COMPILED.fetch_add(1, Ordering::Relaxed);
+    let own = directory.join(format!("{name}-{}-{number}", process::id()));
+    let (code, library) = (own.with_extension("c"), own.with_extension("so"));
+    fs::write(&code, source).expect("the target directory is writable");
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let output = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([&library, &code])
+        .args(["-ldl", "-lpthread"])
+        .output();
+    drop(fs::remove_file(&code));
+    let output = output.map_err(|error| format!("no C compiler: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    // The same for all processes, so that no test run leaves one behind.
+    let shared = directory.join(format!("lib{name}.so"));
+    fs::rename(&library, &shared).expect("the target directory is writable");
+    Ok(Shim(shared))
 }
