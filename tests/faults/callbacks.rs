@@ -9,8 +9,9 @@ use std::time::Duration;
 use taskmuster::crossbeam_channel::{bounded, unbounded};
 use taskmuster::{CallbackGuard, CancellationToken, Manager};
 
+use crate::books::{HANG, manager, rounds};
 use crate::child;
-use crate::race::{HANG, in_time, manager, race, rounds, until};
+use crate::race::{in_time, race, until};
 use crate::token::noted;
 
 /// What a callback does here: it counts its runs, and the drops of what it captured.
@@ -100,7 +101,7 @@ fn f046_a_callback_for_what_is_cancelled_already_runs_at_once_and_once_whatever_
 
 #[test]
 fn f047_a_callback_registered_as_its_token_is_cancelled_runs_exactly_once() {
-    race(rounds(100_000), || {
+    race(rounds(20_000, 1_000_000), || {
         (CancellationToken::new(), Tally::default())
     })
     .between(
@@ -128,7 +129,7 @@ fn f047_a_callback_is_taken_back_or_has_run_never_both() {
         _ => guard.wait(),
     };
     for way in 0..2 {
-        race(rounds(100_000), || {
+        race(rounds(20_000, 1_000_000), || {
             let (token, tally) = (CancellationToken::new(), Tally::default());
             let guard = token.on_cancel(tally.work());
             (token, tally, Mutex::new(Some(guard)))
@@ -151,13 +152,17 @@ fn f047_a_callback_is_taken_back_or_has_run_never_both() {
             },
         );
     }
-    println!("ran in {} of {} rounds", ran.into_inner(), rounds(200_000));
+    println!(
+        "ran in {} of {} rounds",
+        ran.into_inner(),
+        rounds(40_000, 2_000_000)
+    );
 }
 
 #[test]
 fn f047_guards_dropped_as_a_deadline_comes_leave_each_callback_run_once_or_never() {
     let ran = AtomicUsize::new(0);
-    race(rounds(5_000), || {
+    race(rounds(5_000, 50_000), || {
         let token = CancellationToken::new();
         token
             .set_timeout(Duration::from_micros(100))
@@ -428,7 +433,7 @@ fn that_unregister_each_other() -> Pair {
 #[test]
 fn f050_callbacks_that_take_back_themselves_and_each_other_run_at_most_once_and_end() {
     let both = AtomicUsize::new(0);
-    race(rounds(20_000), that_unregister_each_other).between(
+    race(rounds(5_000, 200_000), that_unregister_each_other).between(
         &[&|(one, ..)| one.cancel(), &|(_, two, ..)| two.cancel()],
         |(.., tallies), won| {
             assert_eq!(won, [true; 2]);
@@ -446,7 +451,7 @@ fn f050_callbacks_that_take_back_themselves_and_each_other_run_at_most_once_and_
 
 #[test]
 fn f051_a_wait_for_a_callback_that_runs_elsewhere_ends_with_it_and_a_drop_does_not_wait() {
-    for round in 0..rounds(200) {
+    for round in 0..rounds(200, 2_000) {
         let token = CancellationToken::new();
         let (there, ready) = bounded(1);
         let (release, released) = bounded::<()>(0);
@@ -545,7 +550,7 @@ fn f052_a_callback_may_do_everything_with_every_token_around_its_own() {
 #[test]
 fn f053_rings_of_tokens_whose_callbacks_cancel_the_next_one_come_to_an_end() {
     for length in [2, 3, 16] {
-        race(rounds(2_000), || {
+        race(rounds(2_000, 20_000), || {
             let ring: Vec<_> = (0..length).map(|_| CancellationToken::new()).collect();
             let tally = Tally::default();
             for (own, token) in ring.iter().enumerate() {

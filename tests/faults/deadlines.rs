@@ -10,9 +10,10 @@ use nix::unistd::Pid;
 use taskmuster::crossbeam_channel::{bounded, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, TimeoutError};
 
+use crate::books::{HANG, manager, rounds};
 use crate::callbacks::Tally;
 use crate::child;
-use crate::race::{HANG, manager, race, rounds, until};
+use crate::race::{race, until};
 use crate::shim::Shim;
 
 // ---- 58: deadlines ----
@@ -63,7 +64,7 @@ fn f058_ten_thousand_random_moves_of_deadlines_in_a_tree_agree_with_the_rule_of_
     let start = Instant::now();
     let hours = |dice: &mut Dice| start + Duration::from_secs(3_600) * (1 + dice.below(1_000));
     let mut dice = Dice(0x5eed);
-    for _ in 0..rounds(100) {
+    for _ in 0..rounds(100, 1_000) {
         let mut models: Vec<Model> = Vec::new();
         for step in 0..100 {
             let (index, at) = (dice.one_of(&models), hours(&mut dice));
@@ -120,7 +121,7 @@ fn f058_a_deadline_moved_by_two_at_once_ends_where_one_of_them_put_it_or_came_be
         start + Duration::from_secs(3_600),
         start + Duration::from_secs(7_200),
     );
-    race(rounds(20_000), CancellationToken::new).between(
+    race(rounds(5_000, 200_000), CancellationToken::new).between(
         &[
             &|token| token.set_deadline(near).expect("a timer"),
             &|token| token.set_deadline(far).expect("a timer"),

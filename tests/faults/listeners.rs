@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{JoinError, Manager, Outcome, SpawnFailure, TaskHandle, TaskResult};
 
+use crate::books::{HANG, manager, rounds};
 use crate::child::{self, program::Program};
-use crate::race::{HANG, in_time, manager, race, rounds, until};
+use crate::race::{in_time, race, until};
 
 /// How the role is to be played.
 const HOW: &str = "FAULTS_HOW";
@@ -190,7 +191,7 @@ fn f082_listeners_who_do_not_listen_or_are_gone_hold_up_nobody_and_lose_nothing_
     let group = manager.group("g");
     let (slow, gone) = (group.ends(), group.ends());
     drop(gone);
-    let number = rounds(500);
+    let number = rounds(500, 5_000);
     for _ in 0..number {
         let task = group.spawn("task", |_| Ok(())).expect("spawned");
         task.join_timeout(HANG).expect("not held up");
@@ -398,7 +399,7 @@ fn f085_looks_at_ten_thousand_tasks_that_come_and_go_are_consistent_and_short() 
         .history(10)
         .build()
         .expect("a manager");
-    let total = rounds(10_000);
+    let total = rounds(10_000, 100_000);
     let over = AtomicBool::new(false);
     let mut looks = thread::scope(|scope| {
         let looker = scope.spawn(|| {
@@ -460,7 +461,7 @@ fn f085_looks_at_ten_thousand_tasks_that_come_and_go_are_consistent_and_short() 
 #[test]
 fn f085_every_look_finds_a_task_alive_or_ended_never_neither() {
     let manager = manager();
-    race(rounds(1_000), || {
+    race(rounds(1_000, 10_000), || {
         let (release, released) = bounded::<()>(0);
         let task = manager.spawn("task", move |_| Ok(released.recv().is_err()));
         (task.expect("spawned"), Mutex::new(Some(release)))

@@ -16,8 +16,9 @@ use taskmuster::{
     TaskHandle, TaskResult, Waited,
 };
 
+use crate::books::{HANG, let_go, manager, rounds};
 use crate::child::{self, program::Program};
-use crate::race::{HANG, in_time, let_go, manager, rounds, until};
+use crate::race::{in_time, until};
 use crate::stuck::{Jail, Stuck};
 
 /// How the role is to be played.
@@ -186,7 +187,7 @@ const ENDS: [(&str, LetsGo); 7] = [
 #[ignore = "a role of a child process"]
 fn lets_managers_go_inside() {
     for (place, end) in ENDS {
-        for _ in 0..rounds(15) {
+        for _ in 0..rounds(15, 150) {
             let manager = Arc::new(manager());
             let (other, told) = listener(&manager);
             let (give, given) = bounded::<Last>(1);
@@ -530,7 +531,7 @@ fn f087_a_scope_left_in_any_way_has_joined_all_who_borrow_before_the_borrow_ends
         for offset in 0..2 {
             scope.spawn(move || {
                 let manager = manager();
-                for round in 0..rounds(100) {
+                for round in 0..rounds(100, 1_000) {
                     let (inside, work) = (AtomicUsize::new(0), AtomicUsize::new(0));
                     leave_a_scope(&manager, (offset + 2 * round) % 8, &inside, &work);
                 }
@@ -547,7 +548,7 @@ fn f087_a_scope_whose_spawns_are_refused_midway_joins_those_that_were_accepted()
         .max_tasks(3)
         .build()
         .expect("a manager");
-    for _ in 0..rounds(50) {
+    for _ in 0..rounds(50, 500) {
         let ended = AtomicUsize::new(0);
         let result = manager.scope("scope", |scope| {
             loop {

@@ -1,6 +1,5 @@
 //! Races: the same few steps on several threads at once, many times over.
 
-use std::env;
 use std::io::{self, Write as _};
 use std::process;
 use std::sync::Arc;
@@ -9,10 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use taskmuster::{Manager, TaskResult};
 
-/// A hang fails after this.
-pub(crate) const HANG: Duration = Duration::from_secs(30);
+use crate::books::HANG;
 
 /// How many rounds begin between two meetings of all runners.
 const BATCH: usize = 50;
@@ -22,16 +19,6 @@ const SPINS: usize = 60;
 
 /// One part of a race; its answer goes to the judge.
 pub(crate) type Runner<'a, R> = &'a (dyn Fn(&R) -> bool + Sync);
-
-/// Whether there is time for the long forms.
-pub(crate) fn is_long() -> bool {
-    env::var_os("TASKMUSTER_LONG").is_some_and(|value| value == "1")
-}
-
-/// So many rounds, and ten times as many if there is time.
-pub(crate) fn rounds(usual: usize) -> usize {
-    if is_long() { 10 * usual } else { usual }
-}
 
 /// A race of so many rounds, each on a field of its own.
 pub(crate) fn race<R: Send + Sync, S: FnMut() -> R>(rounds: usize, set_up: S) -> Race<S> {
@@ -190,18 +177,6 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + HANG;
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");
-        thread::yield_now();
+        thread::sleep(Duration::from_micros(200)); // those it waits for need the processors
     }
-}
-
-/// A body, or the end of one, that is the last to hold something.
-#[expect(clippy::unnecessary_wraps, reason = "a body gives a result")]
-pub(crate) fn let_go<T>(held: T) -> TaskResult {
-    drop(held);
-    Ok(())
-}
-
-/// A manager whose shutdowns are given time enough on any machine.
-pub(crate) fn manager() -> Manager {
-    Manager::builder().grace(HANG).build().expect("a manager")
 }

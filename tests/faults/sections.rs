@@ -11,7 +11,8 @@ use taskmuster::{
     CauseKind, JoinError, Manager, Outcome, TaskContext, TaskResult, TimeoutError, Waited,
 };
 
-use crate::race::{HANG, manager, race, rounds, until};
+use crate::books::{HANG, manager, rounds};
+use crate::race::{race, until};
 use crate::token::{note_of, noted};
 
 // ---- 61 to 64: shields, causes, unwinding, silence ----
@@ -113,7 +114,7 @@ fn f061_a_shield_without_end_is_bound_by_the_deadline_of_the_shutdown() {
 #[test]
 fn f062_of_two_reasons_the_first_wins_and_everybody_hears_the_same_one() {
     let manager = manager();
-    race(rounds(500), || {
+    race(rounds(500, 5_000), || {
         let (there, ready) = bounded(1);
         let task = manager.spawn("task", move |ctx| -> TaskResult {
             let child = ctx.token().child_token();

@@ -14,7 +14,8 @@ use taskmuster::{
     TaskState, Waited,
 };
 
-use crate::race::{Dawdler, HANG, Runner, in_time, let_go, manager, race, rounds, until};
+use crate::books::{HANG, let_go, manager, rounds};
+use crate::race::{Dawdler, Runner, in_time, race, until};
 use crate::stuck::{Jail, Stuck};
 
 /// Far longer than anything here takes, far shorter than what it must not take.
@@ -180,7 +181,7 @@ fn f065_a_helper_thread_of_a_task_that_waits_for_the_shutdown_is_let_go_at_the_d
 
 #[test]
 fn f065_tasks_of_two_managers_that_shut_down_each_other_s_manager_come_to_an_end() {
-    for _ in 0..rounds(20) {
+    for _ in 0..rounds(20, 200) {
         let grace = Duration::from_millis(50);
         let pair =
             Arc::new([(); 2].map(|()| Manager::builder().grace(grace).build().expect("a manager")));
@@ -666,7 +667,7 @@ fn f066_of_many_who_join_in_every_way_as_a_task_ends_one_gets_the_value_and_all_
             false
         },
     ];
-    race(rounds(500), || {
+    race(rounds(500, 5_000), || {
         let (release, released) = bounded::<()>(0);
         let task = manager.spawn("task", move |_| {
             let _ = released.recv();
@@ -688,7 +689,7 @@ fn f067_shutdowns_from_many_threads_get_one_report_by_the_earliest_of_their_dead
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for round in 0..rounds(4) {
+                for round in 0..rounds(4, 40) {
                     let (manager, jail) = (manager(), Jail::new());
                     let listeners: Vec<_> =
                         (0..3).map(|_| listener(manager.root_group())).collect();
@@ -903,7 +904,7 @@ fn expected_order(branch: &Branch, order: &mut Vec<usize>) {
 #[test]
 fn f073_forests_of_groups_are_asked_in_reverse_order_of_their_creation_inner_ones_first() {
     let mut groups = 0;
-    for seed in 0..rounds(40) {
+    for seed in 0..rounds(40, 400) {
         let manager = manager();
         let asked = Arc::default();
         let forest = grow(manager.root_group(), 7_919 * (seed + 3), 3, &mut 0, &asked);

@@ -18,9 +18,10 @@ use taskmuster::{
     CauseKind, Group, Manager, ShutdownReport, SignalError, TaskHandle, TaskResult, Waited,
 };
 
+use crate::books::{HANG, is_long, rounds};
 use crate::child;
 use crate::child::program::{Exit, Program, Stream};
-use crate::race::{HANG, is_long, rounds, until};
+use crate::race::until;
 use crate::shim::Shim;
 use crate::stuck::{Jail, Stuck};
 
@@ -1111,7 +1112,7 @@ fn f098_a_storm_on_a_process_that_is_about_to_end_anyhow_leaves_it_one_of_its_ow
 
 #[test]
 fn f099_a_kill_at_any_moment_leaves_nothing_that_hurts_the_next_start() {
-    let kills: Vec<u64> = (0..rounds(20) as u64).collect();
+    let kills: Vec<u64> = (0..rounds(20, 200) as u64).collect();
     at_once(&kills, |number| {
         let role = if number % 2 == 0 {
             "waits_for_a_signal"

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{JoinError, Manager, Outcome, ShutdownReport, TaskHandle, TaskReport};
 
-use crate::race::{Dawdler, HANG, is_long, manager, rounds, until};
+use crate::books::{HANG, is_long, manager, rounds};
+use crate::race::{Dawdler, until};
 use crate::stuck::{Jail, Stuck, is_named_with_its_place};
 
 /// Starts a task that stops when it is asked to, and returns when it runs.
@@ -183,7 +184,7 @@ fn f072_an_end_that_races_with_the_deadline_is_in_time_or_late_never_both_and_ne
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                for _ in 0..rounds(150) {
+                for _ in 0..rounds(150, 1_500) {
                     race_with_the_deadline(&later, &in_time, &late);
                 }
             });

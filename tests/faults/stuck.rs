@@ -16,6 +16,9 @@ use taskmuster::{Group, TaskContext, TaskHandle, TaskReport, TaskResult};
 /// Longer than any test: what has this limit has none.
 const FOR_EVER: Duration = Duration::from_secs(600);
 
+/// Longer than until the diagnosis: who has just woken up, and has no processor yet, sits in no call.
+const NAP: Duration = Duration::from_secs(2);
+
 /// One way to be stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stuck {
@@ -146,18 +149,24 @@ impl Stuck {
                 drop(cell.locked.lock());
             }
             Self::Condition => {
-                let (mutex, never) = (Mutex::new(()), Condvar::new());
+                let condition = Arc::new((Mutex::new(false), Condvar::new()));
+                let theirs = Arc::clone(&condition);
+                cell.on_release(move || {
+                    *theirs.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                    theirs.1.notify_all();
+                });
                 there.send(())?;
-                let mut guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-                while !cell.is_open() {
-                    let waited = never.wait_timeout(guard, Duration::from_millis(100));
-                    guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+                let lock = condition.0.lock();
+                let mut holds = lock.unwrap_or_else(PoisonError::into_inner);
+                while !*holds {
+                    let woken = condition.1.wait(holds);
+                    holds = woken.unwrap_or_else(PoisonError::into_inner);
                 }
             }
             Self::Sleep => {
                 there.send(())?;
                 while !cell.is_open() {
-                    thread::sleep(Duration::from_millis(100));
+                    thread::sleep(NAP);
                 }
             }
             Self::Spin => {

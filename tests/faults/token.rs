@@ -10,7 +10,8 @@ use taskmuster::{
     CancellationToken, Cause, CauseKind, JoinError, Outcome, RecvError, TaskHandle, TaskResult,
 };
 
-use crate::race::{Dawdler, HANG, Runner, manager, race, rounds};
+use crate::books::{HANG, manager, rounds};
+use crate::race::{Dawdler, Runner, race};
 
 pub(crate) fn note_of(token: &CancellationToken) -> Option<String> {
     token.cause()?.note().map(str::to_owned)
@@ -30,7 +31,7 @@ fn f043_of_eight_cancels_of_one_token_at_once_exactly_one_wins() {
         drop(token.drop_guard()); // a guard does not say whether it won
         false
     };
-    race(rounds(10_000), CancellationToken::new).between(
+    race(rounds(5_000, 100_000), CancellationToken::new).between(
         &[
             plain, with_cause, plain, guarded, plain, with_cause, plain, plain,
         ],
@@ -67,7 +68,7 @@ impl Family {
 
 #[test]
 fn f043_cancels_of_a_whole_family_at_once_leave_each_with_the_cause_of_its_nearest_winner() {
-    race(rounds(10_000), Family::new).between(
+    race(rounds(5_000, 100_000), Family::new).between(
         &[
             &|family| family.root.cancel_with(noted("root")),
             &|family| family.middle.cancel_with(noted("middle")),
@@ -97,7 +98,7 @@ fn f043_cancels_of_a_task_as_it_ends_have_one_winner_and_one_outcome() {
     let manager = manager();
     let (completed, cancelled) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let later = Dawdler::up_to(30);
-    race(rounds(500), || {
+    race(rounds(500, 5_000), || {
         let go = Arc::new(AtomicBool::new(false));
         let group = manager.group("g");
         let seen = Arc::clone(&go);
@@ -181,19 +182,19 @@ fn f044_a_task_cancelled_as_it_is_spawned_does_not_run_or_hears_it_at_its_first_
         group.cancel()
     };
     for way in [by_token, by_group] {
-        race(rounds(1_000), || (manager.group("g"), Mutex::new(None))).between(
-            &[&spawn, way],
-            |(_, handle), _| {
-                if let Some(task) = handle.lock().expect("no panic").take() {
-                    let ended = task.join_timeout(HANG);
-                    assert!(
-                        matches!(ended, Err(JoinError::Cancelled { .. })),
-                        "{ended:?}"
-                    );
-                    assert!(matches!(task.outcome(), Some(Outcome::Cancelled(_))));
-                }
-            },
-        );
+        race(rounds(1_000, 10_000), || {
+            (manager.group("g"), Mutex::new(None))
+        })
+        .between(&[&spawn, way], |(_, handle), _| {
+            if let Some(task) = handle.lock().expect("no panic").take() {
+                let ended = task.join_timeout(HANG);
+                assert!(
+                    matches!(ended, Err(JoinError::Cancelled { .. })),
+                    "{ended:?}"
+                );
+                assert!(matches!(task.outcome(), Some(Outcome::Cancelled(_))));
+            }
+        });
     }
     let counts = manager.counts();
     assert_eq!((counts.spawned, counts.live), (counts.cancelled, 0));
@@ -283,7 +284,7 @@ fn f045_a_cancel_between_a_look_and_a_wait_is_never_missed_by_any_wait() {
         let [(one, first), (two, second)] = pair else {
             panic!("pairs")
         };
-        race(rounds(2_000), Waits::new).between(
+        race(rounds(2_000, 20_000), Waits::new).between(
             &[first, second, &|it| it.token.cancel()],
             |_, heard| {
                 assert_eq!(heard, [true; 3], "{one}, {two}");
@@ -298,7 +299,7 @@ fn f045_a_cancel_of_a_task_on_its_way_into_a_wait_for_others_is_never_missed() {
     let group = manager.group("others");
     let other = group.spawn("other", |ctx| -> TaskResult { Err(ctx.wait().into()) });
     let others = Arc::new([other.expect("spawned")]);
-    for round in 0..rounds(300) {
+    for round in 0..rounds(300, 3_000) {
         let (others, group) = (Arc::clone(&others), group.clone());
         let (there, ready) = bounded(0);
         let waiter = manager.spawn("waiter", move |ctx| {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use taskmuster::{CancellationToken, CauseKind};
 
+use crate::books::{HANG, is_long, rounds};
 use crate::callbacks::Tally;
-use crate::child;
-use crate::race::{HANG, is_long, race, rounds};
+use crate::child::{self, program::Program};
+use crate::preload::assert_played;
+use crate::race::race;
 use crate::shim::Shim;
 use crate::token::{note_of, noted};
 
@@ -19,7 +21,7 @@ use crate::token::{note_of, noted};
 #[test]
 fn f054_what_is_made_below_a_token_as_it_is_cancelled_is_cancelled() {
     type Made = Mutex<Vec<CancellationToken>>;
-    race(rounds(20_000), || {
+    race(rounds(5_000, 200_000), || {
         let root = CancellationToken::new();
         let middle = root.child_token();
         (root, middle, Made::default())
@@ -50,7 +52,7 @@ fn f054_what_is_made_below_a_token_as_it_is_cancelled_is_cancelled() {
 #[test]
 fn f054_a_tree_dropped_as_it_is_cancelled_keeps_its_promises_to_those_who_are_left() {
     type Handles = Mutex<Option<Vec<CancellationToken>>>;
-    race(rounds(10_000), || {
+    race(rounds(5_000, 100_000), || {
         let root = CancellationToken::new();
         let mut chain = vec![root.child_token()];
         for _ in 0..6 {
@@ -174,7 +176,7 @@ fn f055_children_outlive_their_parents_and_neither_leaves_memory_behind() {
         orphan
     };
     assert!(!orphan.is_cancelled() && orphan.cancel());
-    passes("trees::tokens_come_and_go");
+    passes("trees::tokens_come_and_go", &[]);
 }
 
 const MANY: usize = 1_000_000;
@@ -227,19 +229,21 @@ fn gives_back(before: usize) {
     }
 }
 
+/// What becomes of a chain.
+const CHAINS: [&str; 4] = [
+    "the root is cancelled",
+    "the leaf goes first",
+    "only the leaf is held",
+    "the middle is cancelled",
+];
+
 /// A million levels, cancelled and dropped from either end and from the middle, on a stack of 256 KiB.
 #[test]
 #[ignore = "a role of a child process"]
 fn a_chain_of_a_million() {
-    const WAYS: [&str; 4] = [
-        "the root is cancelled",
-        "the leaf goes first",
-        "only the leaf is held",
-        "the middle is cancelled",
-    ];
     on_a_small_stack(|| {
         let before = resident();
-        for (number, way) in WAYS.into_iter().enumerate() {
+        for (number, way) in CHAINS.into_iter().enumerate() {
             timed(way, || cancel_and_drop_a_chain(way, many(number)));
             gives_back(before);
         }
@@ -284,20 +288,22 @@ fn cancel_and_drop_a_chain(way: &str, levels: usize) {
     chain.into_iter().for_each(drop);
 }
 
+/// How many children go.
+const CROWDS: [&str; 4] = [
+    "dropped in disorder",
+    "the eldest first",
+    "the youngest first",
+    "dropped by four threads",
+];
+
 /// A million children of one token, dropped in every order, on a stack of 256 KiB.
 #[test]
 #[ignore = "a role of a child process"]
 fn a_million_children() {
-    const WAYS: [&str; 4] = [
-        "dropped in disorder",
-        "the eldest first",
-        "the youngest first",
-        "dropped by four threads",
-    ];
     on_a_small_stack(|| {
         let before = resident();
         let root = CancellationToken::new();
-        for (number, way) in WAYS.into_iter().enumerate() {
+        for (number, way) in CROWDS.into_iter().enumerate() {
             timed(way, || make_and_drop_children(&root, way, many(number)));
             gives_back(before);
         }
@@ -364,35 +370,39 @@ fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
     thread.expect("a thread").join().expect("no overflow");
 }
 
-/// Runs such a role, which says how long it took.
+/// Runs such a role, which says of each stage how long it took.
 #[track_caller]
-fn passes(role: &str) {
+fn passes(role: &str, stages: &[&str]) {
     let Some(shim) = Shim::compile("trims", TRIMS) else {
         return;
     };
     let mut role = child::role(role);
     shim.under(&mut role);
     role.env("MALLOC_ARENA_MAX", "1"); // of the others the end is not trimmed
-    let output = role.output().expect("it starts");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(said.contains("1 passed"), "{said}");
-    print!("{said}");
+    let program = Program::start(&mut role);
+    for stage in stages {
+        println!("{}", program.wait_for_line(stage));
+    }
+    assert_played(program);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn f056_a_chain_a_million_deep_needs_no_stack_and_leaves_no_memory() {
-    passes("trees::a_chain_of_a_million");
+    passes("trees::a_chain_of_a_million", &CHAINS);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn f057_a_million_children_of_one_token_leave_it_as_it_was() {
-    passes("trees::a_million_children");
+    passes("trees::a_million_children", &CROWDS);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn f057_callbacks_and_deadlines_without_number_leave_their_token_as_it_was() {
-    passes("trees::callbacks_and_deadlines_without_number");
+    passes(
+        "trees::callbacks_and_deadlines_without_number",
+        &["callbacks taken back", "deadlines taken back"],
+    );
 }
