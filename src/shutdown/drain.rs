@@ -563,9 +563,7 @@ impl<'a> Drain<'a> {
 
     /// A courier that is stuck is replaced, so that what waits behind it goes on.
     fn mind_courier(&self) {
-        if self.courier.is_stuck_for(COURIER) {
-            self.courier.replace();
-        }
+        self.courier.replace_if_stuck_for(COURIER);
     }
 
     fn tell_who_is_awaited(&self) {
