@@ -241,11 +241,10 @@ fn callbacks_panic_everywhere() {
 
     let timed = CancellationToken::new();
     std::mem::forget(register_bombs(&timed, &tallies[1]));
-    assert!(
-        timed
-            .set_timeout(Duration::from_millis(1))
-            .expect("a timer")
-    );
+    // False, if it comes before this thread is back.
+    let _ = timed
+        .set_timeout(Duration::from_millis(1))
+        .expect("a timer");
     until("the deadline's callbacks", || tallies[1].runs() == 2);
 
     let (there, ready) = bounded(1);
