@@ -141,15 +141,11 @@ impl Courier {
             theirs.open();
         }));
         while !done.wait_until(Deadline::after(patience).earlier(deadline)) {
-            let hangs = |busy: &Busy| !matches!(busy.what, What::Flush);
-            if self
-                .shared
-                .desk
-                .lock()
-                .busy_for(patience)
-                .is_some_and(hangs)
-                || deadline.has_passed()
-            {
+            let desk = self.shared.desk.lock();
+            let busy = desk.busy_for(patience);
+            let hangs = busy.is_some_and(|busy| !matches!(busy.what, What::Flush));
+            drop(desk);
+            if hangs || deadline.has_passed() {
                 break;
             }
         }
