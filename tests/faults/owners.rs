@@ -18,6 +18,7 @@ use taskmuster::{
 
 use crate::books::{HANG, let_go, manager, rounds};
 use crate::child::{self, program::Program};
+use crate::logger;
 use crate::race::{in_time, until};
 use crate::stuck::{Jail, Stuck};
 
@@ -61,11 +62,12 @@ fn stuck_for_ever(manager: &Manager, kind: Stuck) {
 #[test]
 #[ignore = "a role of a child process"]
 fn drops_its_manager() {
-    taskmuster::logging::init();
+    let said = logger::install(|line| eprintln!("{line}"));
     let manager = Manager::builder().grace(Duration::from_millis(300));
     let manager = manager.build().expect("a manager");
     let (_task, told) = listener(&manager);
-    if how() != "with nobody left behind" {
+    let somebody_is_left = how() != "with nobody left behind";
+    if somebody_is_left {
         stuck_for_ever(&manager, Stuck::Receive);
     }
     let start = Instant::now();
@@ -100,6 +102,10 @@ fn drops_its_manager() {
     }
     eprintln!("dropped after {} ms", start.elapsed().as_millis());
     assert_eq!(told.recv_timeout(HANG), Ok(CauseKind::ManagerDropped));
+    // At the deadline nobody waits for the log for long.
+    until("the last line", || {
+        !somebody_is_left || !said.with("did not stop in time").is_empty()
+    });
     process::exit(0)
 }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, Sender, bounded, select};
 use taskmuster::{
-    BuildError, CancellationToken, CauseKind, Group, GroupError, JoinError, Manager, Outcome,
-    ReadyError, RecvError, ShutdownError, ShutdownReport, TaskContext, TaskHandle, TaskResult,
-    TaskState, Waited,
+    BuildError, CancellationToken, CauseKind, Diagnosis, Group, GroupError, JoinError, Manager,
+    Outcome, ReadyError, RecvError, ShutdownError, ShutdownReport, TaskContext, TaskHandle,
+    TaskResult, TaskState, Waited,
 };
 
 use crate::books::{HANG, let_go, manager, rounds};
@@ -558,7 +558,13 @@ const OPERATIONS: [(&str, Operation); 16] = [
         agree(word, ought);
     }),
     ("shut down", |it| {
-        let report = it.manager.shutdown_timeout(LITTLE).expect("a report");
+        // Of that a tenth is for the stop of who hears it.
+        let time = if it.state.hears() {
+            50 * LITTLE
+        } else {
+            LITTLE
+        };
+        let report = it.manager.shutdown_timeout(time).expect("a report");
         agree(report.exit_code(), it.state.exit_code());
         agree(report.tasks().len(), 1);
         let again = it.manager.shutdown().expect("a report");
@@ -719,16 +725,20 @@ fn f067_shutdowns_from_many_threads_get_one_report_by_the_earliest_of_their_dead
                             .collect()
                     });
                     assert!(begun.elapsed() >= shortest && begun.elapsed() < HANG / 2);
+                    let stragglers = reports[0].stragglers().count();
                     for report in &reports {
                         assert_eq!(report.took(), reports[0].took(), "one report for all");
-                        assert_eq!((report.exit_code(), report.stragglers().count()), (2, 1));
+                        let (code, left) = (report.exit_code(), report.stragglers().count());
+                        assert_eq!((code, left), (2, stragglers));
                     }
+                    assert!(reports[0].to_string().contains("\n  `receive` "));
+                    drop((deaf, jail));
+                    // Without a processor the listeners are late as well.
+                    until("the late ends", || manager.counts().live == 0);
                     assert!(
                         listeners.iter().all(|it| it.join().is_ok()),
                         "joined once, all of them"
                     );
-                    drop(jail);
-                    until("the late end", || deaf.is_finished());
                 }
             });
         }
@@ -785,7 +795,10 @@ fn f067_a_time_that_is_shortened_before_anybody_was_asked_leaves_some_of_it_for_
                         });
                     }
                     let report = manager.shutdown_timeout(SHORT).expect("a report");
-                    assert_eq!(report.exit_code(), 0, "{report}");
+                    // Whether it then gets a processor in time is not for the shutdown to say.
+                    let row = &report.tasks()[0];
+                    let is_asked_in_time = |it: &Diagnosis| it.asked > SHORT / 40;
+                    assert!(row.diagnosis().is_none_or(is_asked_in_time), "{report}");
                     assert!(
                         report.took() >= SHORT / 2,
                         "the time before the stop was given: {report}"

@@ -290,9 +290,9 @@ fn cancel_and_drop_a_chain(way: &str, levels: usize) {
 
 /// How many children go.
 const CROWDS: [&str; 4] = [
+    "the youngest first",
     "dropped in disorder",
     "the eldest first",
-    "the youngest first",
     "dropped by four threads",
 ];
 
