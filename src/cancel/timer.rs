@@ -12,7 +12,8 @@
 //! 3. Moving an alarm later only writes the slot: its entry comes up too early and is put back. Moving it earlier makes
 //!    a new entry and leaves a stale one. There are never more stale entries than others, but for a few.
 //! 4. `thread` is true from the step in which the thread is started until it decides to go, which it does only when
-//!    nothing is pending. So while an alarm is pending there is a thread, and it sleeps no longer than until the first entry.
+//!    nothing is pending. So while an alarm is pending there is a thread, and it sleeps no longer than until the first entry;
+//!    whoever takes the last alarm back wakes it, if that entry is far away.
 //! 5. No fuse rings or is dropped under the lock.
 
 use std::cmp::Reverse;
@@ -157,7 +158,13 @@ impl<F> Timer<F> {
     pub(crate) fn take_back(&self, alarm: Alarm) -> Option<F> {
         let mut state = self.0.lock();
         state.slot_of(alarm)?;
-        state.vacate(alarm.slot)
+        let fuse = state.vacate(alarm.slot);
+        let oversleeps = state.oversleeps();
+        drop(state);
+        if oversleeps {
+            self.0.notify_all();
+        }
+        fuse
     }
 
     /// Moves an alarm and changes its fuse, of which nothing is to be dropped; `false` if it is not pending any more.
@@ -194,7 +201,11 @@ impl<F> Timer<F> {
             }
             match next {
                 Next::Look => {}
-                Next::Sleep(until) => self.sleep(Deadline::at(until)),
+                Next::Sleep(until) => {
+                    self.sleep(Deadline::at(until));
+                    // What it slept for may have been taken back.
+                    patience = Deadline::after(LINGER);
+                }
                 Next::Linger if !patience.has_passed() => self.sleep(patience),
                 Next::Linger if self.may_go() => return,
                 // What is pending has no moment.
@@ -230,7 +241,11 @@ impl<F> Timer<F> {
     fn sleep(&self, until: Deadline) {
         let mut state = self.0.lock();
         // An alarm set since the last look may be earlier.
-        let until = state.first().map_or(until, |at| until.earlier(at));
+        let mut until = state.first().map_or(until, |at| until.earlier(at));
+        if state.has_nothing_pending() {
+            // All was taken back since: nobody will wake it for that.
+            until = until.earlier(Deadline::after(LINGER));
+        }
         if !until.has_passed() {
             state.asleep = Some(until);
             state = self.0.wait_until(state, until);
@@ -241,7 +256,7 @@ impl<F> Timer<F> {
     /// The thread decides to go (4).
     fn may_go(&self) -> bool {
         let mut state = self.0.lock();
-        let nothing_pending = state.slots.len() == state.vacant.len();
+        let nothing_pending = state.has_nothing_pending();
         if nothing_pending {
             state.thread = false;
             state.heap = BinaryHeap::new();
@@ -377,6 +392,16 @@ impl<F> State<F> {
             self.asleep = Some(Deadline::at(at));
         }
         is_sooner
+    }
+
+    /// Whether the thread sleeps for what is not pending any more, and longer than it is to stay. At most once in
+    /// that time, since it then sleeps no longer.
+    fn oversleeps(&mut self) -> bool {
+        self.has_nothing_pending() && self.comes_sooner(Deadline::after(LINGER).instant())
+    }
+
+    fn has_nothing_pending(&self) -> bool {
+        self.slots.len() == self.vacant.len()
     }
 
     fn slot_of(&self, alarm: Alarm) -> Option<&Slot<F>> {
@@ -563,6 +588,28 @@ mod tests {
         let state = timer.0.lock();
         assert!(state.heap.len() <= 2 * A_FEW + 1, "{}", state.heap.len());
         assert_eq!(state.slots.len(), 1);
+    }
+
+    #[test]
+    fn the_thread_goes_though_the_last_alarm_was_taken_back_long_before_its_moment() {
+        let timer = Arc::new(Timer::new());
+        let (theirs, now) = (Arc::clone(&timer), time::now());
+        let mut thread = None;
+        let start = || {
+            thread = Some(start_thread("tm-timer".to_owned(), None, move || {
+                theirs.run(|_| ());
+            })?);
+            Ok(())
+        };
+        let far = Some(now + second(3_600));
+        let alarm = timer.set(far, || 7, start).expect("a thread");
+        while timer.0.lock().asleep.is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(timer.take_back(alarm), Some(7));
+        let thread = thread.expect("it was started");
+        thread.join().expect("it goes");
+        assert!(!timer.0.lock().thread);
     }
 
     #[test]

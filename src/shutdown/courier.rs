@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::base::latch::Latch;
 use crate::base::log;
 use crate::base::sync::{
-    self, AtomicBool, AtomicUsize, JoinHandle, MailReceiver, Mutex, Ordering, start_thread,
+    self, AtomicBool, JoinHandle, MailReceiver, Mutex, Ordering, start_thread,
 };
 use crate::base::time::{self, Deadline, Duration, Instant};
 use crate::base::unwind;
@@ -31,14 +31,21 @@ pub(crate) struct Courier {
 
 #[derive(Debug)]
 struct Shared {
-    /// The number of the courier at work; a replaced one has an older number.
-    at_work: AtomicUsize,
-    busy: Mutex<Option<Busy>>,
-    /// The numbers of those who were replaced and have not come back, and what they hang in.
-    lost: Mutex<Vec<(usize, Busy)>>,
+    desk: Mutex<Desk>,
     /// The shutdown is over: go when nothing is left to join.
     closing: AtomicBool,
     gone: Latch,
+}
+
+/// Who is at work.
+#[derive(Debug, Default)]
+struct Desk {
+    /// The number of the courier at work; a replaced one has an older number.
+    number: usize,
+    /// What that one is busy with.
+    busy: Option<Busy>,
+    /// The numbers of those who were replaced and have not come back, and what they hang in.
+    lost: Vec<(usize, Busy)>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,9 +61,7 @@ impl Courier {
         errands: MailReceiver<Errand>,
     ) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
-            at_work: AtomicUsize::new(0),
-            busy: Mutex::new(None),
-            lost: Mutex::new(Vec::new()),
+            desk: Mutex::new(Desk::default()),
             closing: AtomicBool::new(false),
             gone: Latch::new(),
         });
@@ -66,68 +71,62 @@ impl Courier {
             errands,
             thread: Mutex::new(None),
         };
-        courier.start_number(0)?;
+        courier.keep(courier.start_number(0)?);
         Ok(Arc::new(courier))
     }
 
-    fn start_number(&self, number: usize) -> io::Result<()> {
+    fn start_number(&self, number: usize) -> io::Result<JoinHandle<()>> {
         let (shared, registry) = (Arc::clone(&self.shared), Arc::clone(&self.registry));
         let errands = self.errands.clone();
-        let thread = start_thread("tm-courier".to_owned(), None, move || {
+        start_thread("tm-courier".to_owned(), None, move || {
             shared.carry(number, &registry, &errands);
-        })?;
+        })
+    }
+
+    fn keep(&self, thread: JoinHandle<()>) {
         let before = self.thread.lock().replace(thread);
         // A replaced courier is stuck in foreign code: nobody can wait for it.
         drop(before);
-        Ok(())
     }
 
     /// Whether the courier has been busy with one errand for longer than `limit`.
     pub(crate) fn is_stuck_for(&self, limit: Duration) -> bool {
-        self.busy_for(limit).is_some()
+        self.shared.desk.lock().is_stuck_for(limit)
     }
 
     /// Whether a line of log is what this courier, or one that was replaced, hangs in.
     pub(crate) fn is_logger_stuck(&self) -> bool {
         let in_logger = |busy: &Busy| matches!(busy.what, What::Log | What::Flush);
-        self.shared
-            .lost
-            .lock()
-            .iter()
-            .any(|(_, busy)| in_logger(busy))
+        let desk = self.shared.desk.lock();
+        desk.lost.iter().any(|(_, busy)| in_logger(busy))
     }
 
     /// What the courier has been busy with for longer than `limit`, or what one that was replaced still is.
     pub(crate) fn stuck_in(&self, limit: Duration) -> Option<String> {
-        let lost = self
-            .shared
-            .lost
-            .lock()
-            .first()
-            .map(|(_, busy)| busy.clone());
-        lost.or_else(|| self.busy_for(limit))
-            .map(|busy| busy.what.to_string())
+        let desk = self.shared.desk.lock();
+        let lost = desk.lost.first().map(|(_, busy)| busy);
+        let stuck = lost.or_else(|| desk.busy_for(limit)).cloned();
+        drop(desk);
+        stuck.map(|busy| busy.what.to_string())
     }
 
-    fn busy_for(&self, limit: Duration) -> Option<Busy> {
-        let busy = self.shared.busy.lock().clone()?;
-        let so_far = time::now().saturating_duration_since(busy.since);
-        (so_far > limit).then_some(busy)
-    }
-
-    /// Puts a new courier to work. Should the system have no thread for it, the old one may still come back.
-    pub(crate) fn replace(&self) {
-        let number = self.shared.at_work.load(Ordering::Acquire);
-        // Before the new one starts, so that the old one cannot take another errand as the one at work.
-        self.shared.at_work.store(number + 1, Ordering::Release);
-        if self.start_number(number + 1).is_err() {
-            self.shared.at_work.store(number, Ordering::Release);
+    /// Puts a new courier to work if this one has been busy with one errand for longer than `limit`. Should the system
+    /// have no thread for it, the old one may still come back.
+    pub(crate) fn replace_if_stuck_for(&self, limit: Duration) {
+        let mut desk = self.shared.desk.lock();
+        if !desk.is_stuck_for(limit) {
             return;
         }
-        let busy = self.shared.busy.lock().take();
-        if let Some(busy) = busy {
-            self.shared.lost.lock().push((number, busy));
-        }
+        // Under the lock: the old one does not come back meanwhile, and the new one does not sit down too early.
+        let Ok(thread) = self.start_number(desk.number + 1) else {
+            return;
+        };
+        let number = desk.number;
+        let busy = desk.busy.take();
+        desk.lost.extend(busy.map(|busy| (number, busy)));
+        desk.number += 1;
+        drop(desk);
+        self.keep(thread);
         // The old one may hang in the middle of them.
         self.registry.send_to_departed();
     }
@@ -142,8 +141,10 @@ impl Courier {
             theirs.open();
         }));
         while !done.wait_until(Deadline::after(patience).earlier(deadline)) {
-            let before = self.busy_for(patience);
-            let hangs = before.is_some_and(|busy| !matches!(busy.what, What::Flush));
+            let desk = self.shared.desk.lock();
+            let busy = desk.busy_for(patience);
+            let hangs = busy.is_some_and(|busy| !matches!(busy.what, What::Flush));
+            drop(desk);
             if hangs || deadline.has_passed() {
                 break;
             }
@@ -156,8 +157,13 @@ impl Courier {
         self.registry.send(Errand::Nudge);
     }
 
-    /// Joins the courier's own thread, unless it is stuck or still has stragglers to wait for.
+    /// Joins the courier's own thread, unless it is stuck, still has stragglers to wait for, or is the caller: a callback
+    /// that drops the manager.
     pub(crate) fn join(&self, deadline: Deadline) {
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == sync::thread_id();
+        if self.thread.lock().as_ref().is_some_and(is_own) {
+            return;
+        }
         if self.shared.gone.wait_until(deadline) {
             let thread = self.thread.lock().take();
             unwind::discard(thread.map(JoinHandle::join));
@@ -202,16 +208,77 @@ impl Shared {
     /// Does something that may block; `false` if this courier was replaced under way.
     fn busy_with(&self, number: usize, what: What, work: impl FnOnce()) -> bool {
         let since = time::now();
-        let before = self.busy.lock().replace(Busy { what, since });
+        let before = self.desk.lock().busy.replace(Busy { what, since });
         drop(before);
         unwind::contain(work);
-        let still_at_work = self.at_work.load(Ordering::Acquire) == number;
-        if still_at_work {
-            let done = self.busy.lock().take();
-            drop(done);
+        let mut desk = self.desk.lock();
+        let still_at_work = desk.number == number;
+        let done = if still_at_work {
+            desk.busy.take()
         } else {
-            self.lost.lock().retain(|(lost, _)| *lost != number);
-        }
+            let place = desk.lost.iter().position(|(lost, _)| *lost == number);
+            place.map(|place| desk.lost.remove(place).1)
+        };
+        drop(desk);
+        drop(done);
         still_at_work
+    }
+}
+
+impl Desk {
+    fn is_stuck_for(&self, limit: Duration) -> bool {
+        self.busy_for(limit).is_some()
+    }
+
+    fn busy_for(&self, limit: Duration) -> Option<&Busy> {
+        let is_longer = |busy: &&Busy| time::now().saturating_duration_since(busy.since) > limit;
+        self.busy.as_ref().filter(is_longer)
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::base::sync::mailbox;
+    use crate::task::panic::PanicHook;
+    use crate::task::registry::{Phases, Settings};
+
+    fn courier() -> Arc<Courier> {
+        let (sender, errands) = mailbox();
+        let settings = Settings {
+            grace: Duration::from_secs(1),
+            max_tasks: 8,
+            history: 8,
+            panic_hook: PanicHook::Leave,
+            phases: Phases::default(),
+        };
+        let registry = Arc::new(Registry::new(settings, sender));
+        Courier::start(&registry, errands).expect("a thread")
+    }
+
+    #[test]
+    fn a_courier_that_is_replaced_while_much_is_to_be_done_is_still_known_as_stuck() {
+        for _ in 0..200 {
+            let (courier, latch) = (courier(), Arc::new(Latch::new()));
+            let theirs = Arc::clone(&latch);
+            courier.registry.send(Errand::run(What::Log, move || {
+                theirs.wait_until(Deadline::NEVER);
+            }));
+            for _ in 0..10 {
+                courier.registry.send(Errand::run(What::Flush, || ()));
+            }
+            while !courier.is_stuck_for(Duration::ZERO) {
+                std::thread::yield_now();
+            }
+            courier.replace_if_stuck_for(Duration::ZERO);
+            let stuck = courier.stuck_in(Duration::from_secs(60));
+            assert_eq!(stuck.as_deref(), Some("a line of log"));
+            latch.open();
+            while courier.stuck_in(Duration::from_secs(60)).is_some() {
+                std::thread::yield_now();
+            }
+            courier.close();
+            courier.join(Deadline::NEVER);
+        }
     }
 }

@@ -87,9 +87,16 @@ impl Diagnosis {
             .is_some_and(|(used, over)| used > over / 2 || (self.running && !used.is_zero()))
     }
 
-    /// Whether it went on passing checkpoints until the end: it lives, but does not listen.
+    /// Whether it went on passing checkpoints until the end: it lives, but does not listen. In a shield, and in a join
+    /// without the context, there is nothing to be heard.
     fn is_deaf(&self) -> bool {
-        self.checkpoints_since > 0
+        let waits_for_others = self
+            .waiting_for
+            .as_ref()
+            .is_some_and(|wait| wait.starts_with(END_OF));
+        self.section.is_none()
+            && !waits_for_others
+            && self.checkpoints_since > 0
             && self
                 .last_seen
                 .is_some_and(|ago| ago < self.asked / 4 + Duration::from_millis(500))
@@ -359,6 +366,39 @@ mod tests {
                 .to_string()
                 .contains("it never passed one, and was spawned at"),
             "{locked}"
+        );
+    }
+
+    #[test]
+    fn who_cannot_hear_the_stop_is_not_said_to_ignore_it() {
+        let chatty = Diagnosis {
+            checkpoints_since: 12,
+            last_seen: Some(Duration::from_millis(10)),
+            ..straggler()
+        };
+        let shielded = Diagnosis {
+            section: Some(InSection {
+                kind: SectionKind::Shield,
+                what: Arc::from("shield"),
+                since: Duration::from_secs(5),
+            }),
+            ..chatty.clone()
+        };
+        let said = shielded.to_string();
+        assert!(
+            said.contains(
+                "in a shield for 5.00 s, and passed 12 checkpoints after the stop, the last"
+            ),
+            "{said}"
+        );
+        let joins = Diagnosis {
+            waiting_for: Some(format!("{END_OF}`other`")),
+            ..chatty
+        };
+        let said = joins.to_string();
+        assert!(
+            said.starts_with("`hash` waits for the end of `other`"),
+            "{said}"
         );
     }
 

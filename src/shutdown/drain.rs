@@ -232,7 +232,11 @@ impl<'a> Drain<'a> {
             stage: Stage::LameDuck {
                 until: Deadline::after(registry.phases.lame_duck),
             },
-            demand,
+            // A hurry is heard in the first turn, as one that comes later.
+            demand: Demand {
+                hurried_at: None,
+                ..demand
+            },
             current: None,
             all_asked: false,
             watched: BTreeMap::new(),
@@ -287,7 +291,8 @@ impl<'a> Drain<'a> {
         if self.is_past_last_call() {
             self.end_wards();
         }
-        if self.deadline.has_passed() {
+        // The diagnosis may have taken until then: who was not asked before is asked first, in the next turn (2).
+        if self.deadline.has_passed() && self.all_asked {
             return Turn::Over;
         }
         self.observe();
@@ -305,7 +310,11 @@ impl<'a> Drain<'a> {
                 .hurried_at
                 .and_then(|hurried| hurried.checked_add(HURRY))
                 .map(Deadline::at);
+            let before = self.deadline;
             self.deadline = demand.deadline.earlier(hurry.unwrap_or(Deadline::NEVER));
+            if self.deadline != before {
+                self.shorten_share();
+            }
             if demand.hurried_at.is_some() && self.demand.hurried_at.is_none() {
                 self.next_sample = Deadline::after(Duration::ZERO);
                 let limit = human(HURRY);
@@ -343,6 +352,14 @@ impl<'a> Drain<'a> {
             deadline.saturating_duration_since(self.demand.since)
         });
         self.deadline.minus(whole / KEPT_FOR_STOP)
+    }
+
+    /// The deadline has come nearer: those who are still to be asked get their part of what is left.
+    fn shorten_share(&mut self) {
+        let fair = Deadline::after(self.fair_share());
+        if let Some((_, share)) = &mut self.current {
+            *share = share.earlier(fair);
+        }
     }
 
     fn announce_drain(&self) {
@@ -546,9 +563,7 @@ impl<'a> Drain<'a> {
 
     /// A courier that is stuck is replaced, so that what waits behind it goes on.
     fn mind_courier(&self) {
-        if self.courier.is_stuck_for(COURIER) {
-            self.courier.replace();
-        }
+        self.courier.replace_if_stuck_for(COURIER);
     }
 
     fn tell_who_is_awaited(&self) {

@@ -316,8 +316,12 @@ impl<'a> Model<'a> {
             self.stage = ModelStage::LameDuck((now + scenario.lame_duck) * MILLI);
         }
         if let Some((at, budget)) = scenario.shortened {
-            if at == now {
-                self.deadline = self.deadline.min(now + budget);
+            if at == now && now + budget < self.deadline {
+                self.deadline = now + budget;
+                let fair = now * MILLI + budget * MILLI / (self.groups_to_ask() + 1);
+                if let Some((_, over)) = &mut self.current {
+                    *over = fair.min(*over);
+                }
             }
         }
         if scenario.hurried == Some(now) {
@@ -399,6 +403,14 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// Those that are not asked yet and have live tasks of their own.
+    fn groups_to_ask(&self) -> u64 {
+        (0..self.groups.len())
+            .filter(|it| self.groups[*it].born && self.groups[*it].asked.is_none())
+            .filter(|it| self.live_in(*it) > 0)
+            .count() as u64
+    }
+
     /// Down from the root along the youngest that is not asked.
     fn next_group(&self) -> Option<usize> {
         let mut here = 0;
@@ -425,10 +437,7 @@ impl<'a> Model<'a> {
                 self.groups[below].told.get_or_insert(now);
             }
         }
-        let to_ask = (0..self.groups.len())
-            .filter(|it| self.groups[*it].born && self.groups[*it].asked.is_none())
-            .filter(|it| self.live_in(*it) > 0)
-            .count() as u64;
+        let to_ask = self.groups_to_ask();
         let left = (self.deadline - now) * MILLI;
         let fair = left / (to_ask + 1);
         let count = self.groups.len();

@@ -78,18 +78,29 @@ impl ShutdownRequest {
 
     /// Asks for the shutdown, within the grace if no deadline is given; `true` for the request that was the first.
     pub(crate) fn raise(&self, cause: Cause, deadline: Option<Deadline>) -> bool {
-        let first = self.note(cause, deadline);
+        self.ask(cause, deadline, None)
+    }
+
+    /// Skips what is left of the grace, if the shutdown was requested already; else requests it.
+    pub(crate) fn hurry(&self, cause: Cause) {
+        self.ask(cause, None, Some(time::now()));
+    }
+
+    fn ask(&self, cause: Cause, deadline: Option<Deadline>, hurried_at: Option<Instant>) -> bool {
+        let first = self.note(cause, deadline, hurried_at);
         self.raised.open();
         self.bell.ring();
         first
     }
 
-    fn note(&self, cause: Cause, deadline: Option<Deadline>) -> bool {
+    /// In one step: a request that is made in a hurry is never seen without it.
+    fn note(&self, cause: Cause, deadline: Option<Deadline>, hurried_at: Option<Instant>) -> bool {
         let mut demand = self.demand.lock();
         if let Some(earlier) = &mut *demand {
             earlier.deadline = earlier
                 .deadline
                 .earlier(deadline.unwrap_or(Deadline::NEVER));
+            earlier.hurried_at = earlier.hurried_at.or(hurried_at);
             return false;
         }
         let deadline = deadline.unwrap_or_else(|| Deadline::after(self.grace));
@@ -97,18 +108,9 @@ impl ShutdownRequest {
             cause,
             since: time::now(),
             deadline,
-            hurried_at: None,
+            hurried_at,
         });
         true
-    }
-
-    /// Skips what is left of the grace, if the shutdown was requested already; else requests it.
-    pub(crate) fn hurry(&self, cause: Cause) {
-        self.raise(cause, None);
-        if let Some(demand) = &mut *self.demand.lock() {
-            demand.hurried_at.get_or_insert_with(time::now);
-        }
-        self.bell.ring();
     }
 
     /// Open once the shutdown was requested.

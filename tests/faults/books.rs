@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::Receiver;
-use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle};
+use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle, TaskResult};
 
 /// A hang fails after this; nothing here takes nearly as long, on a machine that is busy with other things too.
-pub(crate) const HANG: Duration = Duration::from_secs(60);
+pub(crate) const HANG: Duration = Duration::from_secs(30);
 
 /// A manager that has all the time in the world.
 pub(crate) fn manager() -> Manager {
@@ -67,13 +67,21 @@ pub(crate) fn until_nobody_lives(manager: &Manager) {
     }
 }
 
+/// Whether the slow proofs are asked for.
+pub(crate) fn is_long() -> bool {
+    env::var_os("TASKMUSTER_LONG").is_some()
+}
+
 /// `short`, or `long` when the slow proofs are asked for.
 pub(crate) fn rounds(short: usize, long: usize) -> usize {
-    if env::var_os("TASKMUSTER_LONG").is_some() {
-        long
-    } else {
-        short
-    }
+    if is_long() { long } else { short }
+}
+
+/// A body, or the end of one, that is the last to hold something.
+#[expect(clippy::unnecessary_wraps, reason = "a body gives a result")]
+pub(crate) fn let_go<T>(held: T) -> TaskResult {
+    drop(held);
+    Ok(())
 }
 
 /// The error of something that must not succeed, whose value may be anything.

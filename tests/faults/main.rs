@@ -6,16 +6,26 @@
 #![cfg(unix)]
 
 mod books;
+mod callbacks;
 mod child;
+mod deadlines;
 mod environment;
+mod listeners;
 mod logger;
 mod nasty;
 mod outcome;
+mod owners;
 mod panics;
 mod preload;
+mod race;
+mod sections;
+mod shim;
 mod shutdown;
 mod signals;
 mod spawn;
+mod stragglers;
+mod stuck;
 mod table;
 mod token;
+mod trees;
 mod usage;

@@ -2,12 +2,9 @@
 //!
 //! A role that runs under the shim has `preload.c` between itself and the C library, and tells it what to do.
 
-use std::env;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{self, Command as Process};
+use std::process::Command as Process;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -17,6 +14,7 @@ use nix::unistd::{Pid, getsid};
 
 use crate::child;
 use crate::child::program::Program;
+use crate::shim::Shim;
 
 /// What the shim can be told; the numbers are those of `preload.c`.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +63,7 @@ pub(crate) fn ask(command: Command) -> u32 {
 /// A role that runs under the shim; `None`, with a line that says so, where there is no C compiler.
 pub(crate) fn role(name: &str) -> Option<Process> {
     let mut role = child::role(name);
-    role.env("LD_PRELOAD", library()?);
+    library()?.under(&mut role);
     Some(role)
 }
 
@@ -86,40 +84,10 @@ pub(crate) fn assert_played(program: Program) {
 }
 
 /// The shim, compiled once per process of tests.
-fn library() -> Option<&'static PathBuf> {
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| {
-        compile()
-            .map_err(|why| eprintln!("skipped: the shim does not compile: {why}"))
-            .ok()
-    });
+fn library() -> Option<&'static Shim> {
+    static LIBRARY: OnceLock<Option<Shim>> = OnceLock::new();
+    let library = LIBRARY.get_or_init(|| Shim::compile("preload", include_str!("preload.c")));
     library.as_ref()
-}
-
-fn compile() -> Result<PathBuf, String> {
-    if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
-        return Err("it is made for Linux with the GNU C library".to_owned());
-    }
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let own = |extension| directory.join(format!("preload-{}.{extension}", process::id()));
-    let (source, library) = (own("c"), own("so"));
-    fs::write(&source, include_str!("preload.c")).map_err(|error| error.to_string())?;
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let output = Process::new(&compiler)
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&library, &source])
-        .arg("-ldl")
-        .output()
-        .map_err(|error| format!("{compiler}: {error}"))?;
-    fs::remove_file(&source).map_err(|error| error.to_string())?;
-    if output.status.success() {
-        // The same for all processes, so that no test run leaves one behind.
-        let shared = directory.join("libpreload.so");
-        fs::rename(&library, &shared).map_err(|error| error.to_string())?;
-        Ok(shared)
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
 }
 
 /// The two processes after a fork: a real one, without `exec`.

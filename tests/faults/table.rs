@@ -194,7 +194,7 @@ const FAULTS: [(&str, Remark); 120] = [
     ("a handler of somebody else", Remark::None),
     ("two managers and one signal", Remark::None),
     ("a storm of signals", Remark::None),
-    ("SIGKILL at any moment", JOURNAL),
+    ("SIGKILL at any moment", Remark::None),
     ("signals that are none of ours", Remark::None),
     (
         "a signal in a forked process",
