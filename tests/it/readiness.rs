@@ -168,7 +168,7 @@ fn a_task_that_is_not_ready_in_time_has_stopped_before_those_it_builds_on() {
     let log = Arc::new(Mutex::new(Vec::new()));
     let note = |words: &'static str| {
         let log = Arc::clone(&log);
-        move || log.lock().expect("no panic").push(words)
+        move || log.lock().push(words)
     };
     let (base_down, top_down) = (note("base down"), note("top down"));
     let started = group
@@ -188,7 +188,7 @@ fn a_task_that_is_not_ready_in_time_has_stopped_before_those_it_builds_on() {
         })
         .start();
     assert_eq!(started.expect_err("late").task(), "services/top");
-    assert_eq!(*log.lock().expect("no panic"), ["top down", "base down"]);
+    assert_eq!(*log.lock(), ["top down", "base down"]);
 }
 
 #[test]
