@@ -154,8 +154,14 @@ impl Callbacks {
     }
 }
 
-/// How many threads run callbacks of deadlines at most, so that a few that block delay none of the others.
+/// How many threads run callbacks of deadlines, so that a few that block delay none of the others.
 const CREW: usize = 4;
+
+/// So many with those who came because all the others are stuck.
+const MOST: usize = 64;
+
+/// All are stuck if nobody took a callback for so long.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long one of them stays without work: a deadline that comes meanwhile waits for no thread to be started.
 const LINGER: Duration = Duration::from_secs(1);
@@ -169,6 +175,7 @@ crate::base::sync::checker::lazy_static! {
 }
 
 /// The threads that run the callbacks of deadlines: they come when there is work and go when there was none for a while.
+/// When all are busy and work is left, a stand-in watches, and joins them if they are stuck.
 struct CrewRoom(Monitor<Crew>);
 
 /// One is called at a time; who comes and takes a callback calls the next for the rest, since the callback may block.
@@ -180,6 +187,10 @@ struct Crew {
     asleep: usize,
     /// Those who were woken or started and are not here yet.
     coming: usize,
+    /// How many callbacks were taken so far.
+    taken: u64,
+    /// Somebody watches whether the others are stuck.
+    is_watched: bool,
 }
 
 /// Whom to call.
@@ -187,6 +198,7 @@ enum Call {
     Nobody,
     Sleeper,
     Newcomer,
+    StandIn,
 }
 
 /// Has `callbacks` run by a thread that may block.
@@ -221,6 +233,40 @@ impl CrewRoom {
                 }
                 started.map(drop)
             }
+            Call::StandIn => {
+                let stand_in = || {
+                    if CREW_ROOM.are_all_stuck() {
+                        CREW_ROOM.work();
+                    }
+                };
+                if start_thread("tm-callbacks".to_owned(), None, stand_in).is_err() {
+                    self.0.lock().is_watched = false;
+                }
+                // Without it the work is still done by those who are there.
+                Ok(())
+            }
+        }
+    }
+
+    /// Watches those who work until there is nothing left to do, or for `PATIENCE` nobody took anything: `true`, and the
+    /// caller is one of them.
+    fn are_all_stuck(&self) -> bool {
+        let mut seen = None;
+        loop {
+            let mut crew = self.0.lock();
+            if crew.queue.is_empty() {
+                crew.is_watched = false;
+                return false;
+            }
+            if seen == Some(crew.taken) {
+                crew.is_watched = false;
+                crew.hired += 1;
+                crew.coming += 1;
+                return true;
+            }
+            seen = Some(crew.taken);
+            drop(crew);
+            sync::sleep(PATIENCE);
         }
     }
 
@@ -247,6 +293,7 @@ impl CrewRoom {
     fn next(&self) -> Option<(Arc<Callback>, Call)> {
         let mut crew = self.0.lock();
         let callback = crew.queue.pop_front()?;
+        crew.taken += 1;
         Some((callback, crew.call()))
     }
 
@@ -275,6 +322,8 @@ impl Crew {
             hired: 0,
             asleep: 0,
             coming: 0,
+            taken: 0,
+            is_watched: false,
         }
     }
 
@@ -291,6 +340,9 @@ impl Crew {
             self.hired += 1;
             self.coming += 1;
             Call::Newcomer
+        } else if self.hired < MOST && !self.is_watched {
+            self.is_watched = true;
+            Call::StandIn
         } else {
             Call::Nobody
         }
@@ -371,19 +423,22 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_that_blocks_delays_none_of_the_others() {
-        let gates: Arc<[Latch; CREW - 1]> = Arc::default();
-        let blocked = |number: usize| {
-            let gates = Arc::clone(&gates);
-            let work = move || assert!(gates[number].wait_until(Deadline::NEVER));
+    fn callbacks_that_block_delay_the_others_a_little_and_not_for_ever() {
+        for blocking in [1, CREW - 1, CREW, CREW + 2] {
+            the_last_one_lets_all_go(blocking);
+        }
+    }
+
+    fn the_last_one_lets_all_go(blocking: usize) {
+        let gate = Arc::new(Latch::new());
+        let blocked = |_| {
+            let gate = Arc::clone(&gate);
+            let work = move || assert!(gate.wait_until(Deadline::NEVER));
             Callback::new(Box::new(work), Location::caller())
         };
-        let theirs = Arc::clone(&gates);
-        let opener = Callback::new(
-            Box::new(move || theirs.iter().for_each(|gate| assert!(gate.open()))),
-            Location::caller(),
-        );
-        let callbacks: Vec<_> = (0..CREW - 1).map(blocked).chain([opener]).collect();
+        let theirs = Arc::clone(&gate);
+        let opener = Callback::new(Box::new(move || assert!(theirs.open())), Location::caller());
+        let callbacks: Vec<_> = (0..blocking).map(blocked).chain([opener]).collect();
         hand_over(callbacks.clone());
         for callback in &callbacks {
             callback.wait();

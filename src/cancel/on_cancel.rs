@@ -15,10 +15,10 @@ impl CancellationToken {
     /// cancelled already. Dropping the guard takes it back: then it does not run, unless it has begun.
     ///
     /// It runs on the thread that cancels, which goes on when it is done; so it should be short. When a deadline or a
-    /// shutdown cancels, a thread of this library runs it; those of deadlines have four such threads between them, so one that
-    /// blocks for ever is missed by all others. No lock is held meanwhile: it may cancel, register and
-    /// unregister whatever it likes. A panic in it is caught and logged. Of several callbacks of one token the youngest
-    /// is run first.
+    /// shutdown cancels, a thread of this library runs it. Those of deadlines have four between them: once so many block,
+    /// each further one delays the others by 100 ms, until another thread takes over, and there are 64 at most. No lock
+    /// is held meanwhile: it may cancel, register and unregister whatever it likes. A panic in it is caught and logged.
+    /// Of several callbacks of one token the youngest is run first.
     ///
     /// ```
     /// use std::net::{Shutdown, TcpListener, TcpStream};
