@@ -5,11 +5,11 @@
 //!
 //! Invariants:
 //!
-//! 1. A child has at most one live task. It is started only when the one before has ended; one that does not end within
-//!    its grace is a failure of the supervisor.
+//! 1. A child has at most one live task. It is started only when the one before has ended and its thread-locals are gone;
+//!    one that does not end within its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
-//! 3. A child that was cancelled by somebody else is down. One that the supervisor itself stopped for a restart is
-//!    started again, unless it is temporary.
+//! 3. A child that was asked to stop by somebody else is down, however it ends then. One that the supervisor itself stopped
+//!    for a restart is started again, unless it is temporary.
 //! 4. The end of a task that is not its child's present one is old news, and ignored.
 //! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
 
@@ -246,6 +246,8 @@ struct Place<'a> {
     child: &'a Child,
     group: Group,
     present: Option<TaskHandle<()>>,
+    /// Its task before, of whose thread something may be left.
+    past: Option<TaskHandle<()>>,
     began: Instant,
     /// Temporary, and over.
     gone: bool,
@@ -257,6 +259,7 @@ impl<'a> Nursery<'a> {
             child,
             group: group.nameless_group(),
             present: None,
+            past: None,
             began: time::now(),
             gone: false,
         };
@@ -300,9 +303,14 @@ impl<'a> Nursery<'a> {
         let Some(place) = self.children.get_mut(index) else {
             return Ok(());
         };
-        // The failure is the supervisor's business now: it counts as read.
-        let ended = place.present.take().and_then(|handle| handle.outcome());
+        let Some(handle) = place.present.take() else {
+            return Ok(());
+        };
         place.gone = place.child.kind == Kind::Temporary;
+        let was_asked = handle.token().is_cancelled();
+        // A failure is the supervisor's business and counts as read, unless nothing follows from it (3).
+        let ended = if was_asked { None } else { handle.outcome() };
+        place.past = Some(handle);
         let is_due = match (&ended, place.child.kind) {
             (Some(Outcome::Failed(_) | Outcome::Panicked(_)), kind) => kind != Kind::Temporary,
             (Some(Outcome::Completed), kind) => kind == Kind::Permanent,
@@ -408,6 +416,14 @@ impl<'a> Nursery<'a> {
             return Ok(());
         }
         let child = place.child;
+        let stop = ctx.token().node().beacon().latch();
+        if let Some(past) = place.past.take() {
+            if !past.wait_until_gone(child.grace, stop) {
+                let stays = DoesNotStop::new(&past, child);
+                let stopped = ctx.checkpoint().map_err(Into::into);
+                return Err(NotStarted::Fatal(stopped.err().unwrap_or(stays.into())));
+            }
+        }
         let body = child.body.clone();
         let task = place
             .group
@@ -421,12 +437,12 @@ impl<'a> Nursery<'a> {
             _ => NotStarted::Failed(index, error.into()),
         })?;
         if let Some(timeout) = child.ready_within {
-            let stop = ctx.token().node().beacon().latch();
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
                 handle.cancel();
                 if !handle.wait_end(child.grace) {
                     return Err(NotStarted::Fatal(DoesNotStop::new(&handle, child).into()));
                 }
+                place.past = Some(handle);
                 ctx.checkpoint()
                     .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
                 return Err(NotStarted::Failed(index, error.into()));
@@ -456,6 +472,7 @@ impl<'a> Nursery<'a> {
                     format_args!("supervisor: `{name}` {outcome} when it was stopped"),
                 );
             }
+            place.past = Some(handle);
         }
         result
     }
@@ -481,7 +498,7 @@ fn end_of(end: &TaskEnd) -> String {
     format!("`{}` {}", end.name, end.outcome)
 }
 
-/// A child did not stop within its grace, so it could not be started again.
+/// A child, or what is left of its thread, was still there after its grace, so it could not be started again.
 #[derive(Debug)]
 struct DoesNotStop {
     child: Arc<str>,

@@ -1,11 +1,14 @@
 //! Many periodic jobs on few threads.
 //!
 //! One task, the timetable's own, waits for the next job that is due and starts a task for it; between its ticks a job
-//! has no thread. A job whose tick is still running is not due, however much time has passed.
+//! has no thread. A job whose tick is still running is not due, however much time has passed; and a tick does not begin
+//! before the thread-locals of the one before it are gone, for which it waits on its own thread. A tick for which there is
+//! no thread is one that failed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
@@ -24,10 +27,10 @@ use crate::run::hands::Shelf;
 use crate::run::startup::StartError;
 use crate::status::outcome::Outcome;
 use crate::status::state::{TaskEnd, TaskId};
-use crate::task::context::{BoxError, TaskContext, TaskResult};
+use crate::task::context::{TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
-use crate::task::spawner::{SpawnFailure, TaskBuilder};
+use crate::task::spawner::{SpawnError, SpawnFailure, TaskBuilder};
 
 /// How long the start of a timetable may take: it starts no job.
 const READY: Duration = Duration::from_secs(30);
@@ -35,7 +38,8 @@ const READY: Duration = Duration::from_secs(30);
 /// Many jobs, each on a schedule of its own, without a thread for each.
 ///
 /// Every tick is a task of a group with the timetable's name, so it can be seen, stopped and awaited like any other. A
-/// tick that fails is logged, and counted by its job's restart policy.
+/// tick that fails is logged, and counted by its job's restart policy; so is one for which there is no thread. One that
+/// fails when it was asked to stop is a failure of its own.
 ///
 /// For few periodic tasks, [`TaskBuilder::every`] is simpler and starts its ticks sooner: it keeps its thread.
 ///
@@ -171,11 +175,13 @@ struct Entry<'a> {
     job: &'a Job,
     ticks: Ticks,
     history: History,
+    /// The tick before, of whose thread something may be left.
+    past: Option<Arc<TaskHandle<()>>>,
 }
 
 /// A tick that runs.
 struct Tick {
-    handle: TaskHandle<()>,
+    handle: Arc<TaskHandle<()>>,
     began: Instant,
 }
 
@@ -186,6 +192,7 @@ impl<'a> Keeper<'a> {
             job,
             ticks: Ticks::new(job.schedule.clone(), now, random.draw()),
             history: History::new(),
+            past: None,
         };
         let entries = timetable.jobs.iter().map(entry).collect();
         let mut keeper = Self {
@@ -235,27 +242,63 @@ impl<'a> Keeper<'a> {
                 break;
             }
             self.due.pop();
-            if let Some(entry) = self.entries.get(index) {
-                let handle = self.start(entry.job)?;
-                let began = time::now();
-                self.running
-                    .insert(handle.id(), (index, Tick { handle, began }));
-            }
+            self.start(index)?;
         }
         Ok(())
     }
 
-    fn start(&self, job: &Job) -> Result<TaskHandle<()>, BoxError> {
+    fn start(&mut self, index: usize) -> TaskResult {
+        let Some(entry) = self.entries.get(index) else {
+            return Ok(());
+        };
+        let (job, past) = (entry.job, entry.past.clone());
         let body = job.body.clone();
         let task = self.group.task(&job.name).timeout(job.timeout);
-        task.spawn(move |ctx| body.run(ctx)).map_err(|error| {
-            if matches!(error.failure(), SpawnFailure::Stopping) {
-                // The stop of its ticks comes before its own.
-                self.ctx.wait().into()
-            } else {
-                error.into()
+        let started = task.spawn(move |ctx| {
+            if let Some(past) = past {
+                wait_until_gone(ctx, &past)?;
             }
-        })
+            body.run(ctx)
+        });
+        match started {
+            Ok(handle) => {
+                let (handle, began) = (Arc::new(handle), time::now());
+                self.running
+                    .insert(handle.id(), (index, Tick { handle, began }));
+                Ok(())
+            }
+            // The stop of its ticks comes before its own.
+            Err(error) if matches!(error.failure(), SpawnFailure::Stopping) => {
+                Err(self.ctx.wait().into())
+            }
+            Err(error) => {
+                self.note_failed_start(index, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// A tick for which there is no thread: the job's policy says what follows.
+    fn note_failed_start(&mut self, index: usize, error: &SpawnError<()>) {
+        let (now, random) = (time::now(), self.random.draw());
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        let missed = entry.ticks.ticked(now, now, random);
+        let verdict = entry.decide(RunEnd::Failed, Duration::ZERO, now, random);
+        self.ctx.record().count_tick(missed);
+        let next = match verdict {
+            Verdict::Again(_) => "it goes on with its schedule",
+            _ => "it is given up",
+        };
+        let name = &entry.job.name;
+        log::say(
+            Level::Warn,
+            format_args!("job `{name}` could not tick, {next}: {error}"),
+        );
+        if let Verdict::Again(again) = verdict {
+            self.plan(index, now.checked_add(again.delay));
+        }
     }
 
     fn hear_end(&mut self, id: TaskId) {
@@ -268,7 +311,14 @@ impl<'a> Keeper<'a> {
         };
         let missed = entry.ticks.ticked(tick.began, ended, random);
         self.ctx.record().count_tick(missed);
-        match entry.verdict(&tick, ended, random) {
+        // A failure during the stop is not answered by another tick: the books keep it.
+        let verdict = if self.group.token().is_cancelled() {
+            None
+        } else {
+            entry.verdict(&tick, ended, random)
+        };
+        entry.past = Some(tick.handle);
+        match verdict {
             Some(Verdict::Again(again)) => self.plan(index, ended.checked_add(again.delay)),
             // The job is over.
             Some(Verdict::Stop(_) | Verdict::GiveUp(_)) => {}
@@ -277,7 +327,19 @@ impl<'a> Keeper<'a> {
     }
 }
 
+fn wait_until_gone(ctx: &TaskContext, past: &TaskHandle<()>) -> TaskResult {
+    let _waiting = ctx.record().pulse.waits_for(Wait::Tasks);
+    past.wait_until_gone(Duration::MAX, ctx.token().node().beacon().latch());
+    Ok(ctx.token().checkpoint()?)
+}
+
 impl Entry<'_> {
+    fn decide(&mut self, end: RunEnd, ran: Duration, now: Instant, random: u64) -> Verdict {
+        self.job
+            .restart
+            .decide(&mut self.history, end, ran, now, random)
+    }
+
     /// What the policy says of a tick that failed; `None` for one that did not. A failure that the job survives counts as
     /// read: the log has it.
     fn verdict(&mut self, tick: &Tick, now: Instant, random: u64) -> Option<Verdict> {
@@ -295,10 +357,7 @@ impl Entry<'_> {
             _ => return None,
         };
         let ran = now.saturating_duration_since(tick.began);
-        let verdict = self
-            .job
-            .restart
-            .decide(&mut self.history, end, ran, now, random);
+        let verdict = self.decide(end, ran, now, random);
         if let Verdict::Again(_) = verdict {
             drop(tick.handle.outcome());
         } else {
