@@ -553,7 +553,7 @@ impl<T> Run<T> {
 
     /// Tells of a run that is followed by another one.
     fn tell(&self, ctx: &TaskContext, again: Again) {
-        let (name, attempt) = (ctx.name(), ctx.attempt());
+        let name = ctx.name();
         let next = match again.delay {
             Duration::ZERO => "running it again".to_owned(),
             delay => format!("running it again in {}", human(delay)),
@@ -562,23 +562,25 @@ impl<T> Run<T> {
             Self::Completed(_) => Level::Debug,
             _ => Level::Warn,
         };
-        let end = self.words();
-        log::say(
-            level,
-            format_args!("task `{name}` {end} in attempt {attempt}, {next}"),
-        );
+        let end = self.words(ctx.attempt());
+        log::say(level, format_args!("task `{name}` {end}; {next}"));
     }
 
-    fn words(&self) -> String {
+    /// The attempt comes first: a message may be long.
+    fn words(&self, attempt: u32) -> String {
         match self {
-            Self::Completed(_) => "completed".to_owned(),
-            Self::Cancelled(_) => "was cancelled".to_owned(),
-            Self::Failed(error) => format!("failed: {}", Failure::of(&**error)),
+            Self::Completed(_) => format!("completed attempt {attempt}"),
+            Self::Cancelled(_) => format!("was cancelled in attempt {attempt}"),
+            Self::Failed(error) => {
+                let failure = Failure::of(&**error);
+                format!("failed in attempt {attempt}: {failure}")
+            }
             Self::Panicked(payload) => {
                 let place = panic::place_of(&**payload);
                 let place = place.map_or_else(String::new, |place| format!(" at {place}"));
                 let message = unwind::message(&**payload).unwrap_or("no text");
-                format!("panicked{place}: {}", printable(message))
+                let message = printable(message);
+                format!("panicked in attempt {attempt}{place}: {message}")
             }
         }
     }
