@@ -5,6 +5,7 @@
 
 #![cfg(unix)]
 
+mod attempts;
 mod books;
 mod child;
 mod environment;
