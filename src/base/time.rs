@@ -34,6 +34,17 @@ pub(crate) mod clock {
         NOW.set(moment);
     }
 
+    /// On a thread whose clock was set, time passes when somebody waits for it: the clock goes to `moment`. `false` on
+    /// others.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn leap_to(moment: Instant) -> bool {
+        let before = virtual_now();
+        if before.is_some() {
+            set(before.max(Some(moment)));
+        }
+        before.is_some()
+    }
+
     /// Sets the clock forward, if that is forward.
     #[cfg(shuttle)]
     pub(crate) fn advance_to(moment: Instant) {

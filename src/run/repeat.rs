@@ -196,7 +196,8 @@ impl RepeatingTask {
         self.schedule.as_ref().map_or(Ok(()), Schedule::check)
     }
 
-    fn into_body<T: 'static>(
+    /// The body of the whole task: all its runs, one after the other.
+    pub(crate) fn into_body<T: 'static>(
         self,
         body: impl FnMut(&TaskContext) -> TaskResult<T> + Send + 'static,
     ) -> TaskBody<T> {
