@@ -93,6 +93,8 @@ impl TaskBuilder {
     /// A tick that fails or panics is logged and does not end the schedule, unless a [`Restart`] policy says so: then its
     /// limit counts the failures, and its backoff may delay the next tick. Ticks that came too late are skipped and
     /// counted, unless the schedule says otherwise. The value is that of the last tick that completed.
+    ///
+    /// It goes on until it is asked to stop, so it is not for a task that [drains](Self::drains).
     pub fn schedule(self, schedule: Schedule) -> RepeatingTask {
         RepeatingTask {
             schedule: Some(schedule),

@@ -157,6 +157,8 @@ impl TaskBuilder {
 }
 
 /// A task of a [`Supervisor`], and when it is to run again.
+///
+/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is.
 #[must_use = "a child does nothing without its supervisor"]
 pub struct Child {
     name: String,
@@ -249,6 +251,8 @@ struct Place<'a> {
     /// Its task before, of whose thread something may be left.
     past: Option<TaskHandle<()>>,
     began: Instant,
+    /// How often it was started.
+    starts: u32,
     /// Temporary, and over.
     gone: bool,
 }
@@ -261,6 +265,7 @@ impl<'a> Nursery<'a> {
             present: None,
             past: None,
             began: time::now(),
+            starts: 0,
             gone: false,
         };
         Self {
@@ -430,7 +435,14 @@ impl<'a> Nursery<'a> {
             .task(&child.name)
             .counts_for_readiness(child.readiness());
         place.began = time::now();
-        let started = task.spawn(move |ctx| body.run(ctx));
+        place.starts = place.starts.saturating_add(1);
+        let attempt = place.starts;
+        let started = task.spawn(move |ctx| {
+            if attempt > 1 {
+                ctx.record().begin_attempt(attempt);
+            }
+            body.run(ctx)
+        });
         let handle = started.map_err(|error| match error.failure() {
             // The stop of the children comes before the supervisor's own.
             SpawnFailure::Stopping => NotStarted::Fatal(ctx.wait().into()),
