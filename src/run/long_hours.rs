@@ -112,7 +112,7 @@ fn time_of_a_tick(interval: Duration, random: &mut Random) -> Duration {
 /// Runs one task until ten hours are over; how many ticks there were, and how many were missed.
 fn ten_hours(number: u32, group: &Group, random: &mut Random) -> (u64, u64) {
     let start = time::now();
-    clock::set(Some(start));
+    clock::set_leaping(Some(start));
     let interval = SECOND * 4 * (1 << below(9, random)) + part(SECOND, random.draw());
     let delay = part(interval * 2, random.draw());
     let missed = KINDS.get(usize::try_from(number % 4).unwrap()).copied();
@@ -151,7 +151,7 @@ fn ten_hours(number: u32, group: &Group, random: &mut Random) -> (u64, u64) {
     });
     let context = TaskContext::new(&register(group), group);
     let ended = unwind::catch(|| body(&context).is_ok());
-    clock::set(None);
+    clock::set_leaping(None);
     let (counts, wrong) = told.recv().expect("ten hours are over");
     assert_eq!(wrong, None, "{number}");
     assert_eq!(context.record().ticks(), counts, "{number}");

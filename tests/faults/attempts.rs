@@ -150,29 +150,29 @@ const STORMS: [(&str, u32, Storm); 7] = [
         let task = task.spawn(move |_| tally.fail_or_panic()).expect("spawned");
         soon(manager, &task).expect("it ends well");
     }),
-    ("children", 5_000, |manager, tally| {
+    ("children", 2_000, |manager, tally| {
         let child = Child::new("child", move |_| tally.fail_or_panic());
         let task = manager.task("storm").supervise(family(at_once(), child));
         soon(manager, &task.expect("started")).expect("it ends well");
     }),
-    ("families", 2_000, |manager, tally| {
+    ("families", 1_000, |manager, tally| {
         let fails = Child::new("fails", move |_| tally.fail_or_panic()).permanent();
         let waits = Child::new("waits", |ctx| Err(ctx.wait().into()));
-        let supervisor = Supervisor::new(Strategy::OneForAll).restart(at_once().limit(1_999, HOUR));
+        let supervisor = Supervisor::new(Strategy::OneForAll).restart(at_once().limit(999, HOUR));
         let task = manager
             .task("storm")
             .supervise(supervisor.child(waits).child(fails));
         let (attempts, _) = gave_up(manager, &task.expect("started"));
-        assert_eq!(attempts, 2_000);
+        assert_eq!(attempts, 1_000);
     }),
-    ("supervisors", 1_000, |manager, tally| {
+    ("supervisors", 500, |manager, tally| {
         let fails = Child::new("fails", move |_| tally.fail_or_panic());
         let mut inner = family(Restart::never(), fails);
         let outer = Child::new("inner", move |ctx| inner.run(ctx, "inner"));
         let task = manager.task("storm").supervise(family(at_once(), outer));
         soon(manager, &task.expect("started")).expect("it ends well");
     }),
-    ("jobs", 5_000, |manager, tally| {
+    ("jobs", 2_000, |manager, tally| {
         let schedule = Schedule::spaced(Duration::ZERO).times(u64::from(tally.most));
         let job = Job::new("job", schedule, move |_| tally.fail_or_panic());
         let task = manager.task("storm").timetable(Timetable::new().job(job));
