@@ -241,6 +241,8 @@ struct Nursery<'a> {
     random: Random,
     children: Vec<Place<'a>>,
     ends: Receiver<TaskEnd>,
+    /// No child is started any more.
+    is_over: bool,
 }
 
 /// The place of a child in the order of start.
@@ -276,11 +278,13 @@ impl<'a> Nursery<'a> {
             random: Random::from_entropy(),
             children: supervisor.children.iter().map(place).collect(),
             ends: group.ends(),
+            is_over: false,
         }
     }
 
     fn run(mut self) -> TaskResult {
         let result = self.tend();
+        self.is_over = true;
         // Whatever the reason, nobody is left behind (2).
         let stopped = self.stop_from(0);
         result.and(stopped)
@@ -294,6 +298,14 @@ impl<'a> Nursery<'a> {
             if let Some(index) = self.index_of(end.id) {
                 self.hear_end(index, &end)?;
             }
+        }
+        if self
+            .children
+            .iter()
+            .any(|place| place.group.token().is_cancelled())
+        {
+            // They are down because of the stop, which comes before the supervisor's own (5).
+            return Err(self.ctx.wait().into());
         }
         Ok(())
     }
@@ -477,7 +489,10 @@ impl<'a> Nursery<'a> {
                 result = Err(DoesNotStop::new(&handle, place.child).into());
                 continue;
             }
-            if let Some(outcome) = handle.outcome().filter(Outcome::is_failure) {
+            // One that is not to be started again keeps its failure for whoever reads it.
+            let failure = handle.peek_outcome().filter(Outcome::is_failure);
+            if let Some(outcome) = failure.filter(|_| !self.is_over) {
+                drop(handle.outcome());
                 let name = handle.name();
                 log::say(
                     Level::Warn,
