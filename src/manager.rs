@@ -223,6 +223,8 @@ impl Manager {
     }
 
     /// Skips what is left of the grace, as the second Ctrl-C does: everybody is asked at once and has 200 ms to answer.
+    /// All groups at the same time, in no order: a sink may stop before what writes to it.
+    ///
     /// Requests the shutdown as well, if nobody did. Returns at once.
     #[track_caller]
     pub fn hurry(&self) {
@@ -564,6 +566,7 @@ impl ShutdownRequester {
     }
 
     /// Skips what is left of the grace, as the second Ctrl-C does: everybody is asked at once and has 200 ms to answer.
+    /// All groups at the same time, in no order: a sink may stop before what writes to it.
     ///
     /// Requests the shutdown as well, if nobody did.
     #[track_caller]

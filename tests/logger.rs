@@ -43,6 +43,7 @@ each_in_a_process_of_its_own!(
     a_clean_shutdown_is_quick_though_the_logger_blocks runs clean_with_blocked_logger,
     the_last_line_names_those_who_linger runs names_of_the_last_line,
     a_body_that_sits_elsewhere_is_named runs body_that_does_not_return,
+    a_drain_says_how_long_it_waits_when_the_shutdown_is_short runs short_drain,
 );
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -257,4 +258,47 @@ fn body_that_does_not_return() {
     drop(release);
     let report = program.join().expect("it does not panic");
     assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn short_drain() {
+    install_logger(0, 0);
+    // Minutes, unless all of the shutdown has only seconds.
+    for (timeout, is_short) in [(600, false), (20, true)] {
+        let begin = Instant::now();
+        // A courier who is slow has no time for the line.
+        let line = loop {
+            assert!(begin.elapsed() < LONG, "nothing was said");
+            drains_at_once(Duration::from_secs(timeout));
+            if let Some(line) = said("waiting up to") {
+                break line;
+            }
+        };
+        assert!(
+            line.ends_with("for 1 task to finish what was begun"),
+            "{line}"
+        );
+        assert_eq!(!line.contains("5 min 00 s"), is_short, "{line}");
+        LINES.lock().expect("no panic").clear();
+    }
+}
+
+fn drains_at_once(timeout: Duration) {
+    let manager = Manager::builder()
+        .grace(Duration::from_secs(600))
+        .drain(Duration::from_secs(300))
+        .build()
+        .expect("a manager");
+    let (there, ready) = bounded(1);
+    let task = manager.task("drains").drains().spawn(move |ctx| {
+        there.send(())?;
+        let _ = ctx.draining().recv();
+        Ok(())
+    });
+    drop(task.expect("spawned"));
+    ready.recv().expect("it runs");
+    let report = manager.shutdown_timeout(timeout);
+    assert!(report.expect("a report").is_clean());
+    drop(manager); // waits for its courier
 }

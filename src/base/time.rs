@@ -34,6 +34,28 @@ pub(crate) mod clock {
         NOW.set(moment);
     }
 
+    #[cfg(not(any(loom, shuttle)))]
+    thread_local! {
+        static LEAPS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Sets the clock of this thread, and lets time pass when the thread waits for it.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn set_leaping(moment: Option<Instant>) {
+        LEAPS.set(moment.is_some());
+        set(moment);
+    }
+
+    /// On a thread that need not wait, the clock goes to `moment`; `false` on others.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn leap_to(moment: Instant) -> bool {
+        let leaps = LEAPS.get();
+        if leaps {
+            set(virtual_now().max(Some(moment)));
+        }
+        leaps
+    }
+
     /// Sets the clock forward, if that is forward.
     #[cfg(shuttle)]
     pub(crate) fn advance_to(moment: Instant) {

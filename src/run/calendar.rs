@@ -9,17 +9,23 @@ use croner::Cron;
 use croner::errors::CronError;
 
 use crate::base::time::Duration;
-use crate::task::context::{TaskContext, TaskResult};
+use crate::cancel::cancelled::Cancelled;
+use crate::task::context::TaskContext;
 
 /// How long a wait for a moment of the calendar sleeps before it looks at the wall clock again, which may have been set.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// How many moments that have passed are counted one by one: more than pass while a tick runs, and few enough for a clock
+/// that was set forward by years to cost no time.
+const COUNTED: u64 = 10_000;
 
 /// Moments of the calendar, as cron writes them: `0 3 * * *` is every day at 3 in the morning, local time.
 ///
 /// For [`TaskBuilder::calendar`](crate::TaskBuilder::calendar). This is the one schedule that goes by the wall clock: when
 /// that is set, the wait for the next moment notices within a minute. A moment that comes twice because the clock was set
-/// back is used once; moments that pass while a tick is running are skipped and counted. The syntax, and what happens at
-/// the edges of summer time, are those of [croner](https://docs.rs/croner).
+/// back is used once; moments that pass while a tick is running are skipped and counted, 10,000 of them at most: more pass
+/// only when the clock is set forward. The syntax, and what happens at the edges of summer time, are those of
+/// [croner](https://docs.rs/croner).
 ///
 /// ```
 /// use taskmuster::Calendar;
@@ -53,6 +59,18 @@ impl Calendar {
     fn after(&self, moment: DateTime<Local>) -> Option<DateTime<Local>> {
         self.0.find_next_occurrence(&moment, false).ok()
     }
+
+    /// The moment to tick at after one at `last`, as it is `now`, and how many have passed unused: of those that came while
+    /// a tick was running, the last is used at once.
+    fn next(&self, last: DateTime<Local>, now: DateTime<Local>) -> Option<(DateTime<Local>, u64)> {
+        let (mut next, mut passed) = (self.after(last)?, 0);
+        while let Some(later) = self.after(next).filter(|it| *it <= now) {
+            passed += 1;
+            // What came before now is all one, if it was that much.
+            next = if passed < COUNTED { later } else { now };
+        }
+        Some((next, passed))
+    }
 }
 
 impl fmt::Display for Calendar {
@@ -76,18 +94,15 @@ impl Page {
     }
 
     /// Waits for the next moment; gives how many passed unused, or `None` if there is none to come.
-    pub(crate) fn wait(&mut self, ctx: &TaskContext) -> TaskResult<Option<u64>> {
-        let mut passed = 0;
-        let Some(mut next) = self.calendar.after(self.last) else {
+    ///
+    /// # Errors
+    /// The task's own cancellation.
+    pub(crate) fn wait(&mut self, ctx: &TaskContext) -> Result<Option<u64>, Cancelled> {
+        // A moment that has passed already is not slept for.
+        ctx.checkpoint()?;
+        let Some((next, passed)) = self.calendar.next(self.last, Local::now()) else {
             return Ok(None);
         };
-        // Those that came while a tick was running; the last of them is used at once.
-        while let Some(later) = self.calendar.after(next).filter(|it| *it <= Local::now()) {
-            // A clock that was set from 1970 to the present leaves very many of them.
-            ctx.checkpoint()?;
-            passed += 1;
-            next = later;
-        }
         while let Ok(left) = next.signed_duration_since(Local::now()).to_std() {
             if left.is_zero() {
                 break;
@@ -123,24 +138,6 @@ mod tests {
     use chrono::TimeZone as _;
 
     use super::*;
-    use crate::manager::Manager;
-
-    #[test]
-    fn a_clock_that_was_set_forward_by_many_years_makes_nobody_deaf_to_its_stop() {
-        let manager = Manager::builder().build().expect("a manager");
-        let task = manager.spawn::<()>("every second", |ctx| {
-            let calendar = Calendar::parse("* * * * * *")?;
-            let last = DateTime::UNIX_EPOCH.with_timezone(&Local);
-            let passed = Page { calendar, last }.wait(ctx)?;
-            unreachable!("it counts for minutes: {passed:?}");
-        });
-        let task = task.expect("spawned");
-        while task.status().checkpoints == 0 {
-            std::thread::yield_now();
-        }
-        let stopped = task.stop(Duration::from_secs(20));
-        assert!(stopped.is_err_and(|error| error.to_string().contains("cancelled")));
-    }
 
     #[test]
     fn the_next_moment_is_the_first_after_the_last() {
@@ -151,5 +148,27 @@ mod tests {
         };
         assert_eq!(calendar.after(at(24, 3, 29)), Some(at(24, 3, 30)));
         assert_eq!(calendar.after(at(24, 3, 30)), Some(at(25, 3, 30)));
+    }
+
+    #[test]
+    fn moments_that_have_passed_are_counted_and_the_last_of_them_is_used() {
+        let calendar = Calendar::parse("* * * * * *").expect("a pattern");
+        let last = Local.with_ymd_and_hms(2026, 11, 24, 3, 0, 0);
+        let last = last.single().expect("no summer time in November");
+        let second = |seconds| last + Duration::from_secs(seconds);
+        let next = |late| calendar.next(last, second(late)).expect("there is one");
+        assert_eq!(next(0), (second(1), 0));
+        assert_eq!(next(1), (second(1), 0));
+        assert_eq!(next(2), (second(2), 1));
+        assert_eq!(next(5_000), (second(5_000), 4_999));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_by_half_a_century_costs_no_time() {
+        let calendar = Calendar::parse("* * * * * *").expect("a pattern");
+        let at = |year| Local.with_ymd_and_hms(year, 11, 24, 3, 0, 0).single();
+        let (last, now) = (at(1970).expect("a moment"), at(2026).expect("a moment"));
+        let (next, passed) = calendar.next(last, now).expect("there is one");
+        assert_eq!((next, passed), (now, COUNTED));
     }
 }

@@ -11,26 +11,35 @@ pub(crate) type Body = Box<dyn FnMut(&TaskContext) -> TaskResult + Send>;
 
 /// Where a body is kept between the tasks that run it.
 #[derive(Clone)]
-pub(crate) struct Shelf(Arc<Mutex<Option<Body>>>);
+pub(crate) struct Shelf(Arc<Mutex<Kept>>);
+
+/// A body on its shelf. What it captured may panic when it is dropped, and several are dropped together.
+struct Kept(Option<Body>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        unwind::discard(self.0.take());
+    }
+}
 
 impl Shelf {
     pub(crate) fn new(body: impl FnMut(&TaskContext) -> TaskResult + Send + 'static) -> Self {
         let body: Body = Box::new(body);
-        Self(Arc::new(Mutex::new(Some(body))))
+        Self(Arc::new(Mutex::new(Kept(Some(body)))))
     }
 
     /// Runs the body, which is put back when that is over, by a panic too.
     ///
     /// # Errors
-    /// That of the body; or that another task still has it, which did not stop when it was asked to.
+    /// Those of the body; another one while a task that was given up on still has it in its hands.
     pub(crate) fn run(&self, ctx: &TaskContext) -> TaskResult {
         let mut hands = Hands {
-            body: self.0.lock().take(),
+            body: self.0.lock().0.take(),
             shelf: self,
         };
         match &mut hands.body {
             Some(body) => body(ctx),
-            None => Err("an earlier task with the same body has not stopped yet".into()),
+            None => Err("the run before it has not ended, and there are never two at once".into()),
         }
     }
 }
@@ -42,10 +51,9 @@ struct Hands<'a> {
 
 impl Drop for Hands<'_> {
     fn drop(&mut self) {
-        if self.body.is_none() {
-            return;
+        // Who found nothing has nothing to put back.
+        if let Some(body) = self.body.take() {
+            self.shelf.0.lock().0 = Some(body);
         }
-        let before = std::mem::replace(&mut *self.shelf.0.lock(), self.body.take());
-        unwind::discard(before);
     }
 }

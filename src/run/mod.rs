@@ -16,3 +16,6 @@ pub(crate) mod supervisor;
 pub(crate) mod timetable;
 
 pub(crate) mod retry;
+
+#[cfg(test)]
+mod long_hours;

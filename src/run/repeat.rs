@@ -9,7 +9,7 @@ use crate::base::log::{self, Level};
 use crate::base::sync::{Receiver, Sender, bounded};
 use crate::base::text::printable;
 use crate::base::time::{self, Duration, Instant, human};
-use crate::base::unwind::{self, Payload};
+use crate::base::unwind::{self, Contained, Payload};
 use crate::cancel::wait::RecvError;
 use crate::policy::backoff::Backoff;
 use crate::policy::error::PolicyError;
@@ -26,6 +26,7 @@ use crate::status::panic::Panic;
 use crate::task::context::{BoxError, TaskBody, TaskContext, TaskResult};
 use crate::task::handle::TaskHandle;
 use crate::task::panic;
+use crate::task::record::OnDrain;
 use crate::task::spawner::{SpawnError, SpawnFailure, TaskBuilder};
 
 /// # Running again
@@ -33,9 +34,12 @@ impl TaskBuilder {
     /// Runs the task's body again when it has ended, as `restart` says.
     ///
     /// All runs are one task on one thread: a run never begins before the one before is over, and the task's name,
-    /// number, token and handle stay. The value is that of the last run. While it waits for the next run, it hears its
-    /// stop; a task that was cancelled is never run again. When the limit of restarts is passed, the task fails with
-    /// [`GaveUp`], and its [`on_failure`](Self::on_failure) says what that means for others.
+    /// number, token, handle and thread-locals stay. The value is that of the last run. While it waits for the next run, it
+    /// hears its stop; a task that was cancelled is never run again: a run that ends after the stop is the last, and if it
+    /// failed, so has the task. When the limit of restarts is passed, the task fails with [`GaveUp`], and its
+    /// [`on_failure`](Self::on_failure) says what that means for others.
+    ///
+    /// A task that [drains](Self::drains) ends with the first run that completes after a shutdown has begun.
     ///
     /// Other settings come first, since what follows takes a body that can run more than once (`FnMut`).
     ///
@@ -89,6 +93,8 @@ impl TaskBuilder {
     /// A tick that fails or panics is logged and does not end the schedule, unless a [`Restart`] policy says so: then its
     /// limit counts the failures, and its backoff may delay the next tick. Ticks that came too late are skipped and
     /// counted, unless the schedule says otherwise. The value is that of the last tick that completed.
+    ///
+    /// It goes on until it is asked to stop, so it is not for a task that [drains](Self::drains).
     pub fn schedule(self, schedule: Schedule) -> RepeatingTask {
         RepeatingTask {
             schedule: Some(schedule),
@@ -192,7 +198,8 @@ impl RepeatingTask {
         self.schedule.as_ref().map_or(Ok(()), Schedule::check)
     }
 
-    fn into_body<T: 'static>(
+    /// The body of the whole task: all its runs, one after the other.
+    pub(crate) fn into_body<T: 'static>(
         self,
         body: impl FnMut(&TaskContext) -> TaskResult<T> + Send + 'static,
     ) -> TaskBody<T> {
@@ -206,17 +213,17 @@ impl RepeatingTask {
         #[cfg(feature = "calendar")]
         if let Some(calendar) = self.calendar {
             let runs = runs(self.restart.unwrap_or_else(goes_on));
-            return Box::new(|ctx| runs.by_calendar(ctx, calendar));
+            return runs.into_body(|runs, ctx| runs.by_calendar(ctx, calendar));
         }
         match self.schedule {
             None => {
                 let runs = runs(self.restart.unwrap_or_default());
-                Box::new(|ctx| runs.until_done(ctx))
+                runs.into_body(Runs::until_done)
             }
             Some(schedule) => {
                 let restart = self.restart.unwrap_or_else(goes_on);
                 let (runs, trigger) = (runs(restart), self.trigger);
-                Box::new(move |ctx| runs.on_schedule(ctx, schedule, trigger.as_ref()))
+                runs.into_body(move |runs, ctx| runs.on_schedule(ctx, schedule, trigger.as_ref()))
             }
         }
     }
@@ -290,39 +297,94 @@ enum Run<T> {
     Panicked(Payload),
 }
 
+/// A run that is over, and what the policy must know of it.
+struct Ran<T> {
+    run: Run<T>,
+    end: RunEnd,
+    lasted: Duration,
+}
+
+/// How a task ended. Its panic goes on when all it held is gone, lest that meets it on the way.
+type Ended<T> = Result<TaskResult<T>, Payload>;
+
 /// What follows a run.
 enum Then<T> {
     /// The task is over.
-    End(TaskResult<T>),
+    End(Ended<T>),
     /// The next run begins after this time at the earliest.
     After(Duration),
 }
 
+impl<F: Send + 'static> Runs<F> {
+    /// A task's body that goes through the runs as `go` says.
+    fn into_body<T: 'static>(
+        self,
+        go: impl FnOnce(&mut Self, &TaskContext) -> Ended<T> + Send + 'static,
+    ) -> TaskBody<T> {
+        Box::new(move |ctx| {
+            let mut runs = self;
+            let ended = go(&mut runs, ctx);
+            wind_up(ended, runs)
+        })
+    }
+}
+
+/// Drops the body and what it captured. If that panics, so does a task that completed; one that has failed or panicked
+/// keeps its first trouble.
+fn wind_up<T, R>(ended: Ended<T>, runs: R) -> TaskResult<T> {
+    match ended {
+        Ok(Ok(value)) => {
+            if let Err(payload) = unwind::catch(|| drop(runs)) {
+                unwind::discard(value);
+                unwind::resume(payload);
+            }
+            Ok(value)
+        }
+        Ok(Err(error)) => {
+            unwind::discard(runs);
+            Err(error)
+        }
+        Err(payload) => {
+            unwind::discard(runs);
+            unwind::resume(payload)
+        }
+    }
+}
+
 impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
     /// One run after the other until the policy says that it was the last.
-    fn until_done(mut self, ctx: &TaskContext) -> TaskResult<T> {
+    fn until_done(&mut self, ctx: &TaskContext) -> Ended<T> {
         loop {
-            let (run, ran) = self.run(ctx);
-            match self.judge(ctx, run, ran) {
-                Then::End(result) => return result,
-                Then::After(delay) => ctx.sleep(delay)?,
+            let ran = self.run(ctx);
+            match self.judge(ctx, ran) {
+                Then::End(ended) => return ended,
+                Then::After(delay) => {
+                    if let Err(stopped) = ctx.sleep(delay) {
+                        return Ok(Err(stopped.into()));
+                    }
+                }
             }
         }
     }
 
     /// One tick after the other until the schedule is over or the policy ends it.
     fn on_schedule(
-        mut self,
+        &mut self,
         ctx: &TaskContext,
         schedule: Schedule,
         trigger: Option<&Trigger>,
-    ) -> TaskResult<T> {
+    ) -> Ended<T> {
         let mut ticks = Ticks::new(schedule, time::now(), self.random.draw());
         let mut not_before = None;
         let mut last = None;
-        while let Some(cue) = wait_for_tick(ctx, ticks.next(), not_before, trigger)? {
+        loop {
+            let cue = match wait_for_tick(ctx, ticks.next(), not_before, trigger) {
+                Ok(Some(cue)) => cue,
+                Ok(None) => return Ok(value_of(last, "schedule")),
+                Err(stopped) => return Ok(Err(stopped)),
+            };
             let began = time::now();
-            let (run, ran) = self.run(ctx);
+            let ran = self.run(ctx);
             let ended = time::now();
             let missed = match cue {
                 Cue::Time => ticks.ticked(began, ended, self.random.draw()),
@@ -333,72 +395,68 @@ impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
             };
             ctx.record().count_tick(missed);
             not_before = None;
-            match run {
-                Run::Completed(value) => {
-                    let before = last.replace(value);
-                    unwind::discard(before);
-                }
-                failed => match self.judge(ctx, failed, ran) {
-                    Then::End(result) => return result,
+            match ran.run {
+                Run::Completed(value) => last = Some(Contained::new(value)),
+                _ => match self.judge(ctx, ran) {
+                    Then::End(ended) => return ended,
                     Then::After(delay) => not_before = ended.checked_add(delay),
                 },
             }
         }
-        last.ok_or_else(|| "no tick of the schedule has completed".into())
     }
 
     /// One tick after the other until there is none to come or the policy ends it.
     #[cfg(feature = "calendar")]
-    fn by_calendar(mut self, ctx: &TaskContext, calendar: Calendar) -> TaskResult<T> {
+    fn by_calendar(&mut self, ctx: &TaskContext, calendar: Calendar) -> Ended<T> {
         let (mut page, mut last) = (Page::new(calendar), None);
-        while let Some(missed) = page.wait(ctx)? {
-            let (run, ran) = self.run(ctx);
+        loop {
+            let missed = match page.wait(ctx) {
+                Ok(Some(missed)) => missed,
+                Ok(None) => return Ok(value_of(last, "calendar")),
+                Err(stopped) => return Ok(Err(stopped.into())),
+            };
+            let ran = self.run(ctx);
             ctx.record().count_tick(missed);
-            match run {
-                Run::Completed(value) => {
-                    let before = last.replace(value);
-                    unwind::discard(before);
-                }
-                failed => match self.judge(ctx, failed, ran) {
-                    Then::End(result) => return result,
-                    Then::After(delay) => ctx.sleep(delay)?,
+            match ran.run {
+                Run::Completed(value) => last = Some(Contained::new(value)),
+                _ => match self.judge(ctx, ran) {
+                    Then::End(ended) => return ended,
+                    Then::After(delay) => {
+                        if let Err(stopped) = ctx.sleep(delay) {
+                            return Ok(Err(stopped.into()));
+                        }
+                    }
                 },
             }
         }
-        last.ok_or_else(|| "no tick of the calendar has completed".into())
     }
 
-    fn run(&mut self, ctx: &TaskContext) -> (Run<T>, Duration) {
+    fn run(&mut self, ctx: &TaskContext) -> Ran<T> {
         ctx.record().begin_attempt(self.history.attempt());
         let began = time::now();
-        let body = &mut self.body;
-        let result = unwind::catch(|| match self.timeout {
-            None => body(ctx),
-            Some(timeout) => ctx.with_timeout(timeout, body).map_err(BoxError::from),
-        });
-        let run = match result {
-            Ok(Ok(value)) => Run::Completed(value),
-            Ok(Err(error)) if ctx.own_cancelled(&*error).is_some() => Run::Cancelled(error),
-            Ok(Err(error)) => Run::Failed(error),
-            Err(payload) => Run::Panicked(payload),
+        let (body, timeout) = (&mut self.body, self.timeout);
+        // What an error says of itself is the user's code as well: a panic there is one of the run.
+        let (run, end) = match unwind::catch(|| once(ctx, body, timeout)) {
+            Ok(ended) => ended,
+            Err(payload) => (Run::Panicked(payload), RunEnd::Panicked),
         };
-        (run, time::now().saturating_duration_since(began))
+        let lasted = time::now().saturating_duration_since(began);
+        Ran { run, end, lasted }
     }
 
-    fn judge(&mut self, ctx: &TaskContext, run: Run<T>, ran: Duration) -> Then<T> {
-        let end = match &run {
-            Run::Completed(_) => RunEnd::Completed,
-            Run::Cancelled(_) => RunEnd::Cancelled,
-            Run::Failed(error) => RunEnd::failed(&**error),
-            Run::Panicked(_) => RunEnd::Panicked,
-        };
+    fn judge(&mut self, ctx: &TaskContext, ran: Ran<T>) -> Then<T> {
+        let Ran { run, end, lasted } = ran;
+        // There is none after it: what came of it is what came of the task, as of any other.
+        if ctx.is_cancelled() || (end == RunEnd::Completed && ends_with_drain(ctx)) {
+            return Then::End(run.ended());
+        }
         let (now, random) = (time::now(), self.random.draw());
         match self
             .restart
-            .decide(&mut self.history, end, ran, now, random)
+            .decide(&mut self.history, end, lasted, now, random)
         {
-            Verdict::Stop(_) => Then::End(run.result()),
-            Verdict::GiveUp(limit) => Then::End(Err(run.give_up(ctx, limit).into())),
+            Verdict::Stop(_) => Then::End(run.ended()),
+            Verdict::GiveUp(limit) => Then::End(Ok(Err(run.give_up(ctx, limit).into()))),
             Verdict::Again(again) => {
                 run.tell(ctx, again);
                 ctx.group().registry().count_restart();
@@ -407,6 +465,39 @@ impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
             }
         }
     }
+}
+
+/// Whether the task is one that ends by itself when a shutdown begins, and one has begun.
+fn ends_with_drain(ctx: &TaskContext) -> bool {
+    ctx.record().on_drain == OnDrain::Ends && ctx.is_draining()
+}
+
+/// One run of the body, and what its error says of it.
+fn once<T>(
+    ctx: &TaskContext,
+    body: &mut impl FnMut(&TaskContext) -> TaskResult<T>,
+    timeout: Option<Duration>,
+) -> (Run<T>, RunEnd) {
+    let result = match timeout {
+        None => body(ctx),
+        Some(timeout) => ctx.with_timeout(timeout, body).map_err(BoxError::from),
+    };
+    match result {
+        Ok(value) => (Run::Completed(value), RunEnd::Completed),
+        Err(error) if ctx.own_cancelled(&*error).is_some() => {
+            (Run::Cancelled(error), RunEnd::Cancelled)
+        }
+        Err(error) => {
+            let end = RunEnd::failed(&*error);
+            (Run::Failed(error), end)
+        }
+    }
+}
+
+/// The value of the last tick that completed.
+fn value_of<T>(last: Option<Contained<T>>, ticks_of: &str) -> TaskResult<T> {
+    let value = last.and_then(Contained::take);
+    value.ok_or_else(|| format!("no tick of the {ticks_of} has completed").into())
 }
 
 /// What a tick begins for.
@@ -455,17 +546,17 @@ fn wait_for_shot(
 }
 
 impl<T> Run<T> {
-    fn result(self) -> TaskResult<T> {
+    fn ended(self) -> Ended<T> {
         match self {
-            Self::Completed(value) => Ok(value),
-            Self::Cancelled(error) | Self::Failed(error) => Err(error),
-            Self::Panicked(payload) => unwind::resume(payload),
+            Self::Completed(value) => Ok(Ok(value)),
+            Self::Cancelled(error) | Self::Failed(error) => Ok(Err(error)),
+            Self::Panicked(payload) => Err(payload),
         }
     }
 
     /// Tells of a run that is followed by another one.
     fn tell(&self, ctx: &TaskContext, again: Again) {
-        let (name, attempt) = (ctx.name(), ctx.attempt());
+        let name = ctx.name();
         let next = match again.delay {
             Duration::ZERO => "running it again".to_owned(),
             delay => format!("running it again in {}", human(delay)),
@@ -474,23 +565,25 @@ impl<T> Run<T> {
             Self::Completed(_) => Level::Debug,
             _ => Level::Warn,
         };
-        let end = self.words();
-        log::say(
-            level,
-            format_args!("task `{name}` {end} in attempt {attempt}, {next}"),
-        );
+        let end = self.words(ctx.attempt());
+        log::say(level, format_args!("task `{name}` {end}; {next}"));
     }
 
-    fn words(&self) -> String {
+    /// The attempt comes first: a message may be long.
+    fn words(&self, attempt: u32) -> String {
         match self {
-            Self::Completed(_) => "completed".to_owned(),
-            Self::Cancelled(_) => "was cancelled".to_owned(),
-            Self::Failed(error) => format!("failed: {}", Failure::of(&**error)),
+            Self::Completed(_) => format!("completed attempt {attempt}"),
+            Self::Cancelled(_) => format!("was cancelled in attempt {attempt}"),
+            Self::Failed(error) => {
+                let failure = Failure::of(&**error);
+                format!("failed in attempt {attempt}: {failure}")
+            }
             Self::Panicked(payload) => {
                 let place = panic::place_of(&**payload);
                 let place = place.map_or_else(String::new, |place| format!(" at {place}"));
                 let message = unwind::message(&**payload).unwrap_or("no text");
-                format!("panicked{place}: {}", printable(message))
+                let message = printable(message);
+                format!("panicked in attempt {attempt}{place}: {message}")
             }
         }
     }

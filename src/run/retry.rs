@@ -6,8 +6,10 @@ use std::panic::Location;
 
 use crate::base::log::{self, Level};
 use crate::base::time::{self, Duration, human};
+use crate::base::unwind;
 use crate::cancel::cancelled::Cancelled;
 use crate::policy::backoff::Backoff;
+use crate::policy::error::PolicyError;
 use crate::policy::permanent::is_permanent;
 use crate::policy::random::Random;
 use crate::status::outcome::Failure;
@@ -47,13 +49,14 @@ impl TaskContext {
     ///
     /// The pauses hear the task's stop and its deadline: when the next attempt could not begin before
     /// [`deadline`](Self::deadline), it is not waited for. An error marked as [`Permanent`](crate::Permanent) ends it at
-    /// once, and so does the task's own cancellation.
+    /// once, and so does the task's own cancellation. What an error holds is dropped before the next attempt; a panic in
+    /// that hits nobody.
     ///
     /// For a whole task that runs again, see [`TaskBuilder::restart`](crate::TaskBuilder::restart).
     ///
     /// # Errors
-    /// [`RetryError`], with the error of the last attempt as its source; or with a [`PolicyError`](crate::PolicyError),
-    /// and without any attempt, if the backoff says something that could never happen.
+    /// [`RetryError`], with the error of the last attempt as its source; or, before the first, the
+    /// [`PolicyError`] of a backoff that cannot do what it says.
     ///
     /// ```
     /// use std::time::Duration;
@@ -79,13 +82,13 @@ impl TaskContext {
         mut attempt: impl FnMut(u32) -> Result<T, E>,
     ) -> Result<T, RetryError> {
         let (retry, place) = (retry.into(), Location::caller());
-        if let Err(error) = retry.backoff.check() {
-            return Err(RetryError::new(0, Reason::Failed(error.into())));
-        }
-        let (mut random, mut delay) = (Random::from_entropy(), Duration::ZERO);
-        for number in 1_u32.. {
-            let stopped = |cancelled| RetryError::new(number - 1, Reason::Cancelled(cancelled));
+        let refused = |error| RetryError::new(0, Reason::Refused(error));
+        retry.backoff.check().map_err(refused)?;
+        let (mut random, mut delay, mut number) = (Random::from_entropy(), Duration::ZERO, 0_u32);
+        loop {
+            let stopped = |cancelled| RetryError::new(number, Reason::Cancelled(cancelled));
             self.checkpoint_at(place).map_err(stopped)?;
+            number = number.saturating_add(1);
             let error: BoxError = match attempt(number) {
                 Ok(value) => return Ok(value),
                 Err(error) => error.into(),
@@ -99,11 +102,10 @@ impl TaskContext {
                 return Err(RetryError::new(number, Reason::Failed(error)));
             }
             self.tell_of_retry(&error, number, delay);
-            drop(error);
+            unwind::discard(error);
             let stopped = |cancelled| RetryError::new(number, Reason::Cancelled(cancelled));
             self.sleep(delay).map_err(stopped)?;
         }
-        unreachable!("there are more numbers than attempts in a lifetime")
     }
 
     fn has_time_for(&self, delay: Duration) -> bool {
@@ -116,12 +118,15 @@ impl TaskContext {
     }
 
     fn tell_of_retry(&self, error: &BoxError, attempt: u32, delay: Duration) {
-        let (name, failure, delay) = (self.name(), Failure::of(&**error), human(delay));
+        let (name, failure) = (self.name(), Failure::of(&**error));
+        let next = if self.is_cancelled() {
+            "not tried again because of the stop".to_owned()
+        } else {
+            format!("trying again in {}", human(delay))
+        };
         log::say(
             Level::Warn,
-            format_args!(
-                "task `{name}`: attempt {attempt} failed, trying again in {delay}: {failure}"
-            ),
+            format_args!("task `{name}`: attempt {attempt} failed, {next}: {failure}"),
         );
     }
 }
@@ -135,6 +140,7 @@ pub struct RetryError {
 
 #[derive(Debug)]
 enum Reason {
+    Refused(PolicyError),
     Failed(BoxError),
     Cancelled(Cancelled),
 }
@@ -164,7 +170,8 @@ impl fmt::Display for RetryError {
         } else {
             "attempts"
         };
-        match self.reason {
+        match &self.reason {
+            Reason::Refused(error) => error.fmt(f),
             Reason::Failed(_) => write!(f, "failed after {} {noun}", self.attempts),
             Reason::Cancelled(_) => write!(f, "cancelled after {} {noun}", self.attempts),
         }
@@ -174,6 +181,7 @@ impl fmt::Display for RetryError {
 impl Error for RetryError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.reason {
+            Reason::Refused(error) => Some(error),
             Reason::Failed(error) => Some(&**error),
             Reason::Cancelled(cancelled) => Some(cancelled),
         }

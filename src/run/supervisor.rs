@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //!
-//! 1. A child has at most one live task. It is started only when the one before has ended; one that does not end within
-//!    its grace is a failure of the supervisor.
+//! 1. A child has at most one live task. It is started only when the one before has ended and its thread-locals are gone;
+//!    one that does not end within its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
 //! 3. A child that was cancelled by somebody else is down, however it ended. One that the supervisor itself stopped for
 //!    a restart is started again, unless it is temporary.
@@ -164,6 +164,8 @@ impl TaskBuilder {
 }
 
 /// A task of a [`Supervisor`], and when it is to run again.
+///
+/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is.
 #[must_use = "a child does nothing without its supervisor"]
 pub struct Child {
     name: String,
@@ -246,6 +248,8 @@ struct Nursery<'a> {
     random: Random,
     children: Vec<Place<'a>>,
     ends: Receiver<TaskEnd>,
+    /// No child is started any more.
+    is_over: bool,
 }
 
 /// The place of a child in the order of start.
@@ -253,9 +257,13 @@ struct Place<'a> {
     child: &'a Child,
     group: Group,
     present: Option<TaskHandle<()>>,
+    /// Its task before, of whose thread something may be left.
+    past: Option<TaskHandle<()>>,
     /// When it is started again, if it waits for that alone: meanwhile the others are cared for.
     due: Option<Deadline>,
     began: Instant,
+    /// How often it was started.
+    starts: u32,
     /// Temporary, and over.
     gone: bool,
 }
@@ -272,8 +280,10 @@ impl<'a> Nursery<'a> {
             child,
             group: group.nameless_group(),
             present: None,
+            past: None,
             due: None,
             began: time::now(),
+            starts: 0,
             gone: false,
         };
         Self {
@@ -284,11 +294,13 @@ impl<'a> Nursery<'a> {
             random: Random::from_entropy(),
             children: supervisor.children.iter().map(place).collect(),
             ends: group.ends(),
+            is_over: false,
         }
     }
 
     fn run(mut self) -> TaskResult {
         let result = self.tend();
+        self.is_over = true;
         // Whatever the reason, nobody is left behind (2).
         let stopped = self.stop_from(0);
         result.and(stopped)
@@ -307,6 +319,11 @@ impl<'a> Nursery<'a> {
                 Err(RecvError::Timeout) => self.start_due()?,
                 Err(stopped) => return Err(stopped.into()),
             }
+        }
+        let is_cancelled = |place: &Place<'_>| place.group.token().is_cancelled();
+        if self.ctx.is_stop_ahead() && self.children.iter().any(is_cancelled) {
+            // They are down because of the stop, which comes before the supervisor's own (5).
+            return Err(self.ctx.wait().into());
         }
         Ok(())
     }
@@ -356,6 +373,7 @@ impl<'a> Nursery<'a> {
         place.gone = kind == Kind::Temporary;
         if handle.token().is_cancelled() {
             // By somebody else (3); a failure is for whoever asked it to stop.
+            place.past = Some(handle);
             return Ok(());
         }
         let ran = time::now().saturating_duration_since(place.began);
@@ -366,6 +384,7 @@ impl<'a> Nursery<'a> {
             Some(Outcome::Completed) => kind == Kind::Permanent,
             _ => false,
         };
+        place.past = Some(handle);
         if is_due {
             self.restart_after(index, why.into(), ran)
         } else {
@@ -464,13 +483,28 @@ impl<'a> Nursery<'a> {
             return Ok(());
         }
         let child = place.child;
+        let stop = ctx.token().node().beacon().latch();
+        if let Some(past) = place.past.take() {
+            if !past.wait_until_gone(child.grace, stop) {
+                let stays = DoesNotStop::new(&past, child);
+                let stopped = ctx.checkpoint().map_err(Into::into);
+                return Err(NotStarted::Fatal(stopped.err().unwrap_or(stays.into())));
+            }
+        }
         let body = child.body.clone();
         let task = place
             .group
             .task(&child.name)
             .counts_for_readiness(child.readiness());
         place.began = time::now();
-        let started = task.spawn(move |ctx| body.run(ctx));
+        place.starts = place.starts.saturating_add(1);
+        let attempt = place.starts;
+        let started = task.spawn(move |ctx| {
+            if attempt > 1 {
+                ctx.record().begin_attempt(attempt);
+            }
+            body.run(ctx)
+        });
         let handle = match started {
             Ok(handle) => handle,
             Err(error) if !matches!(error.failure(), SpawnFailure::Stopping) => {
@@ -485,7 +519,6 @@ impl<'a> Nursery<'a> {
             }
         };
         if let Some(timeout) = child.ready_within {
-            let stop = ctx.token().node().beacon().latch();
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
                 handle.cancel();
                 if !handle.wait_end(child.grace) {
@@ -500,6 +533,7 @@ impl<'a> Nursery<'a> {
                     }
                     (error, _) => error.into(),
                 };
+                place.past = Some(handle);
                 return Err(NotStarted::Failed(index, why));
             }
         }
@@ -520,13 +554,17 @@ impl<'a> Nursery<'a> {
                 result = Err(DoesNotStop::new(&handle, place.child).into());
                 continue;
             }
-            if let Some(outcome) = handle.outcome().filter(Outcome::is_failure) {
+            // One that is not to be started again keeps its failure for whoever reads it.
+            let failure = handle.peek_outcome().filter(Outcome::is_failure);
+            if let Some(outcome) = failure.filter(|_| !self.is_over) {
+                drop(handle.outcome());
                 let name = handle.name();
                 log::say(
                     Level::Warn,
                     format_args!("supervisor: `{name}` {outcome} when it was stopped"),
                 );
             }
+            place.past = Some(handle);
         }
         result
     }
@@ -584,7 +622,7 @@ impl Error for EndedByItself {
     }
 }
 
-/// A child did not stop within its grace, so it could not be started again.
+/// A child, or what is left of its thread, was still there after its grace, so it could not be started again.
 #[derive(Debug)]
 struct DoesNotStop {
     child: Arc<str>,

@@ -1,11 +1,14 @@
 //! Many periodic jobs on few threads.
 //!
 //! One task, the timetable's own, waits for the next job that is due and starts a task for it; between its ticks a job
-//! has no thread. A job whose tick is still running is not due, however much time has passed.
+//! has no thread. A job whose tick is still running is not due, however much time has passed; and a tick does not begin
+//! before the thread-locals of the one before it are gone, for which it waits on its own thread. A tick for which there is
+//! no thread is one that failed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
@@ -39,7 +42,7 @@ const NO_THREAD: Duration = Duration::from_millis(100);
 ///
 /// Every tick is a task of a group with the timetable's name, so it can be seen, stopped and awaited like any other. A
 /// tick that fails is logged, and counted by its job's restart policy; so is one for which there is no thread, and the
-/// next one begins 100 ms later at the earliest.
+/// next one begins 100 ms later at the earliest. One that fails when it was asked to stop is a failure of its own.
 ///
 /// For few periodic tasks, [`TaskBuilder::every`] is simpler and starts its ticks sooner: it keeps its thread.
 ///
@@ -168,6 +171,8 @@ struct Keeper<'a> {
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     ends: Receiver<TaskEnd>,
     random: Random,
+    /// Why the first job was given up whose last tick had no thread, and so no place in the books.
+    given_up: Option<SpawnError<()>>,
 }
 
 /// A job and where it stands.
@@ -175,11 +180,13 @@ struct Entry<'a> {
     job: &'a Job,
     ticks: Ticks,
     history: History,
+    /// The tick before, of whose thread something may be left.
+    past: Option<Arc<TaskHandle<()>>>,
 }
 
 /// A tick that runs.
 struct Tick {
-    handle: TaskHandle<()>,
+    handle: Arc<TaskHandle<()>>,
     began: Instant,
 }
 
@@ -190,6 +197,7 @@ impl<'a> Keeper<'a> {
             job,
             ticks: Ticks::new(job.schedule.clone(), now, random.draw()),
             history: History::new(),
+            past: None,
         };
         let entries = timetable.jobs.iter().map(entry).collect();
         let mut keeper = Self {
@@ -200,6 +208,7 @@ impl<'a> Keeper<'a> {
             due: BinaryHeap::new(),
             ends: group.ends(),
             random,
+            given_up: None,
         };
         (0..keeper.entries.len()).for_each(|index| keeper.plan(index, None));
         keeper
@@ -209,7 +218,7 @@ impl<'a> Keeper<'a> {
         loop {
             let next = self.due.peek().map(|Reverse((moment, _))| *moment);
             if next.is_none() && self.running.is_empty() {
-                return Ok(());
+                return self.given_up.map_or(Ok(()), |error| Err(error.into()));
             }
             let end = match next {
                 Some(moment) => self.ctx.recv_deadline(&self.ends, moment),
@@ -239,54 +248,65 @@ impl<'a> Keeper<'a> {
                 break;
             }
             self.due.pop();
-            let Some(entry) = self.entries.get(index) else {
-                continue;
-            };
-            match self.start(entry.job) {
-                Ok(handle) => {
-                    let began = time::now();
-                    self.running
-                        .insert(handle.id(), (index, Tick { handle, began }));
-                }
-                // The stop of its ticks comes before its own, unless a job has cancelled them all.
-                Err(error) if matches!(error.failure(), SpawnFailure::Stopping) => {
-                    let is_stopping = self.ctx.is_stop_ahead();
-                    return Err(if is_stopping {
-                        self.ctx.wait().into()
-                    } else {
-                        error.into()
-                    });
-                }
-                Err(error) => self.go_without(index, error)?,
-            }
+            self.start(index)?;
         }
         Ok(())
     }
 
-    fn start(&self, job: &Job) -> Result<TaskHandle<()>, SpawnError<()>> {
-        let body = job.body.clone();
-        let task = self.group.task(&job.name).timeout(job.timeout);
-        task.spawn(move |ctx| body.run(ctx))
-    }
-
-    /// A tick could not be started: it counts as one that failed.
-    fn go_without(&mut self, index: usize, error: SpawnError<()>) -> TaskResult {
-        let (now, random) = (time::now(), self.random.draw());
-        let Some(entry) = self.entries.get_mut(index) else {
+    fn start(&mut self, index: usize) -> TaskResult {
+        let Some(entry) = self.entries.get(index) else {
             return Ok(());
         };
-        let missed = entry.ticks.ticked(now, now, random);
-        self.ctx.record().count_tick(missed);
-        let ran = Duration::ZERO;
-        let restart = &entry.job.restart;
-        match restart.decide(&mut entry.history, RunEnd::Failed, ran, now, random) {
-            Verdict::Again(again) => {
-                log::say(Level::Warn, format_args!("{error}"));
-                self.plan(index, now.checked_add(again.delay.max(NO_THREAD)));
+        let (job, past) = (entry.job, entry.past.clone());
+        let body = job.body.clone();
+        let task = self.group.task(&job.name).timeout(job.timeout);
+        let started = task.spawn(move |ctx| {
+            if let Some(past) = past {
+                wait_until_gone(ctx, &past)?;
+            }
+            body.run(ctx)
+        });
+        match started {
+            Ok(handle) => {
+                let (handle, began) = (Arc::new(handle), time::now());
+                self.running
+                    .insert(handle.id(), (index, Tick { handle, began }));
                 Ok(())
             }
-            // There is no task in whose books it could stand that the job is over.
-            Verdict::Stop(_) | Verdict::GiveUp(_) => Err(error.into()),
+            // The stop of its ticks comes before its own, unless a job has cancelled them all.
+            Err(error) if matches!(error.failure(), SpawnFailure::Stopping) => {
+                Err(if self.ctx.is_stop_ahead() {
+                    self.ctx.wait().into()
+                } else {
+                    error.into()
+                })
+            }
+            Err(error) => {
+                self.go_without(index, error);
+                Ok(())
+            }
+        }
+    }
+
+    /// A tick for which there is no thread: it counts as one that failed.
+    fn go_without(&mut self, index: usize, error: SpawnError<()>) {
+        let (now, random) = (time::now(), self.random.draw());
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        let missed = entry.ticks.ticked(now, now, random);
+        let verdict = entry.decide(RunEnd::Failed, Duration::ZERO, now, random);
+        self.ctx.record().count_tick(missed);
+        if let Verdict::Again(again) = verdict {
+            log::say(Level::Warn, format_args!("{error}"));
+            self.plan(index, now.checked_add(again.delay.max(NO_THREAD)));
+        } else {
+            let name = &entry.job.name;
+            log::say(
+                Level::Error,
+                format_args!("job `{name}` is given up: {error}"),
+            );
+            self.given_up.get_or_insert(error);
         }
     }
 
@@ -300,7 +320,14 @@ impl<'a> Keeper<'a> {
         };
         let missed = entry.ticks.ticked(tick.began, ended, random);
         self.ctx.record().count_tick(missed);
-        match entry.verdict(&tick, ended, random) {
+        // A failure during the stop is not answered by another tick: the books keep it.
+        let verdict = if self.group.token().is_cancelled() {
+            None
+        } else {
+            entry.verdict(&tick, ended, random)
+        };
+        entry.past = Some(tick.handle);
+        match verdict {
             Some(Verdict::Again(again)) => self.plan(index, ended.checked_add(again.delay)),
             // The job is over.
             Some(Verdict::Stop(_) | Verdict::GiveUp(_)) => {}
@@ -309,7 +336,19 @@ impl<'a> Keeper<'a> {
     }
 }
 
+fn wait_until_gone(ctx: &TaskContext, past: &TaskHandle<()>) -> TaskResult {
+    let _waiting = ctx.record().pulse.waits_for(Wait::Tasks);
+    past.wait_until_gone(Duration::MAX, ctx.token().node().beacon().latch());
+    Ok(ctx.token().checkpoint()?)
+}
+
 impl Entry<'_> {
+    fn decide(&mut self, end: RunEnd, ran: Duration, now: Instant, random: u64) -> Verdict {
+        self.job
+            .restart
+            .decide(&mut self.history, end, ran, now, random)
+    }
+
     /// What the policy says of a tick that failed; `None` for one that did not. A failure that the job survives counts as
     /// read: the log has it.
     fn verdict(&mut self, tick: &Tick, now: Instant, random: u64) -> Option<Verdict> {
@@ -327,10 +366,7 @@ impl Entry<'_> {
             _ => return None,
         };
         let ran = now.saturating_duration_since(tick.began);
-        let verdict = self
-            .job
-            .restart
-            .decide(&mut self.history, end, ran, now, random);
+        let verdict = self.decide(end, ran, now, random);
         if let Verdict::Again(_) = verdict {
             drop(tick.handle.outcome());
         } else {

@@ -366,7 +366,10 @@ impl<'a> Drain<'a> {
         let drainers = self.registry.drainers();
         if drainers > 0 && !self.registry.phases.drain.is_zero() {
             let noun = if drainers == 1 { "task" } else { "tasks" };
-            let time = human(self.registry.phases.drain);
+            let most = self.registry.phases.drain;
+            // Not the whole of it, if the deadline of this shutdown is nearer.
+            let time = self.latest_stop().remaining();
+            let time = human(time.map_or(most, |left| left.min(most)));
             self.say(
                 Level::Info,
                 format!("waiting up to {time} for {drainers} {noun} to finish what was begun"),

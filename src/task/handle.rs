@@ -316,6 +316,13 @@ impl<T> TaskHandle<T> {
             .wait_until(Deadline::after(timeout))
     }
 
+    /// Waits until nothing of the task is left, its thread-locals included, or the other latch opens; `false` if something
+    /// is.
+    pub(crate) fn wait_until_gone(&self, timeout: Duration, other: &Latch) -> bool {
+        let deadline = Deadline::after(timeout);
+        self.record.wait_until_gone(deadline, other)
+    }
+
     /// A wait inside a task is put on that task's books: a straggler that waits for a straggler is told apart.
     fn join_by(
         &self,

@@ -18,7 +18,7 @@ use std::panic::Location;
 use std::process;
 use std::sync::Arc;
 
-use crate::base::latch::Beacon;
+use crate::base::latch::{self, Beacon, Latch};
 use crate::base::sync::{
     AtomicBool, AtomicCell, AtomicU32, AtomicUsize, JoinHandle, Mutex, OnceLock, Ordering,
 };
@@ -146,6 +146,8 @@ struct Life {
 struct Rare {
     /// Lit when the task says that it is ready.
     ready: Beacon,
+    /// Open when its thread is all but gone, or never was.
+    gone: Latch,
     doing: Mutex<Doing>,
     /// Which run of a task that may run again this is; from 1 on.
     attempt: AtomicU32,
@@ -455,6 +457,7 @@ impl Record {
         self.rare.get_or_init(|| {
             Box::new(Rare {
                 ready: Beacon::new(),
+                gone: Latch::new(),
                 doing: Mutex::new(Doing::default()),
                 attempt: AtomicU32::new(1),
                 ticks: AtomicCell::new(0),
@@ -514,14 +517,33 @@ impl Record {
 
     /// There never was a thread, so it is as good as gone.
     pub(crate) fn is_without_thread(&self) {
-        self.life.lock().gone = true;
+        drop(self.go());
     }
 
     /// The thread's last words (4): gives the join handle if the spawner has brought it already.
     pub(crate) fn depart(&self) -> Option<JoinHandle<()>> {
+        self.go()
+    }
+
+    fn go(&self) -> Option<JoinHandle<()>> {
         let mut life = self.life.lock();
         life.gone = true;
-        life.thread.take()
+        let thread = life.thread.take();
+        drop(life);
+        // Whoever comes to wait from now on has made the latch before, or sees under the lock that it is too late to.
+        if let Some(rare) = self.rare.get() {
+            rare.gone.open();
+        }
+        thread
+    }
+
+    /// Waits until the thread has destroyed its thread-locals, or until the other latch opens; `false` if it has not.
+    pub(crate) fn wait_until_gone(&self, deadline: Deadline, other: &Latch) -> bool {
+        let gone = &self.rare().gone;
+        if !self.standing().is_gone {
+            latch::wait_any(&[gone, other], deadline);
+        }
+        self.standing().is_gone
     }
 
     /// Brings the join handle (4): gives it back if the thread is gone already.

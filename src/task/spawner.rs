@@ -152,6 +152,10 @@ impl TaskBuilder {
     /// It learns of it by [`TaskContext::is_draining`] or [`TaskContext::draining`]. The shutdown waits for all such
     /// tasks, at most for the manager's [drain time](crate::ManagerBuilder::drain), before it asks anybody to stop.
     ///
+    /// What waits in a queue is for the task to take: a bounded channel of crossbeam keeps its messages when the last
+    /// receiver goes, and whoever waits for an answer to one of them waits as long as a sender is left. So receive until the
+    /// channel is empty, not only until the shutdown begins.
+    ///
     /// ```
     /// # use taskmuster::{Manager, RecvError};
     /// # use taskmuster::crossbeam_channel::unbounded;

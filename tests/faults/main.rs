@@ -5,6 +5,7 @@
 
 #![cfg(unix)]
 
+mod attempts;
 mod books;
 mod callbacks;
 mod child;

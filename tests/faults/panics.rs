@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, bounded};
 use taskmuster::{
-    CancellationToken, Cancelled, Cause, JoinError, Manager, OnFailure, ShutdownReport, TaskEnd,
-    TaskResult,
+    Backoff, BoxError, CancellationToken, Cancelled, Cause, Child, Job, JoinError, Manager,
+    OnFailure, Restart, Schedule, ShutdownReport, Strategy, Supervisor, TaskEnd, TaskResult,
+    Timetable,
 };
 
 use crate::books::{HANG, arrives, assert_all_ended_once, assert_balanced, rounds, soon};
@@ -184,7 +185,7 @@ impl Error for Mined {
 
 type Act = fn(&Manager, &Mines);
 
-const ACTS: [(&str, Act); 15] = [
+const ACTS: [(&str, Act); 20] = [
     ("a value that is taken", |manager, mines| {
         let (capture, inner) = (mines.dropped("a capture", Task), mines.clone());
         let name = mines.converted("a name", Caller);
@@ -456,6 +457,98 @@ const ACTS: [(&str, Act); 15] = [
             .then(group.task("never"), move |_| Ok(drop(never)));
         drop(startup.start());
     }),
+    ("a task that runs again", |manager, mines| {
+        let (capture, inner) = (
+            mines.dropped("a capture of several runs", Task),
+            mines.clone(),
+        );
+        let (mut run, task) = (0, manager.task("again").restart(again()));
+        let handle = task.spawn(move |_| {
+            let _capture = &capture;
+            run += 1;
+            inner.step("a run", Nobody);
+            match run {
+                1 => Err(Box::new(inner.error(None))),
+                2 => panic::panic_any(inner.dropped("the drop of a payload between runs", Nobody)),
+                _ => Ok(inner.dropped("the drop of a value that was taken", Caller)),
+            }
+        });
+        drop(soon(manager, &handle.expect("spawned")));
+    }),
+    ("a task that gives up", |manager, mines| {
+        let (capture, inner) = (
+            mines.dropped("a capture of several runs", Nobody),
+            mines.clone(),
+        );
+        let task = manager.task("gives up").restart(again());
+        let handle = task.spawn::<()>(move |_| {
+            let _capture = &capture;
+            inner.step("a run", Nobody);
+            Err(Box::new(inner.error(None).whose_drop_hits(TaskOrNobody)))
+        });
+        drop(soon(manager, &handle.expect("spawned")));
+    }),
+    ("a task with a schedule", |manager, mines| {
+        let (capture, inner) = (
+            mines.dropped("a capture of several ticks", Task),
+            mines.clone(),
+        );
+        let schedule = Schedule::spaced(Duration::ZERO).times(4);
+        let (mut tick, task) = (0, manager.task("ticks").schedule(schedule));
+        let handle = task.spawn(move |_| {
+            let _capture = &capture;
+            tick += 1;
+            inner.step("a tick", Nobody);
+            match tick {
+                2 => Err(Box::new(inner.error(None))),
+                _ => Ok(inner.dropped("the drop of a value of a tick", Nobody)),
+            }
+        });
+        mem::forget(soon(manager, &handle.expect("spawned")));
+    }),
+    ("a retry", |manager, mines| {
+        let inner = mines.clone();
+        let handle = manager.spawn("retries", move |ctx| {
+            let retried = ctx.retry(Backoff::none(), |attempt| {
+                inner.step("an attempt", Task);
+                match attempt {
+                    ..3 => Err(Box::new(inner.error(None))),
+                    _ => Ok(()),
+                }
+            });
+            Ok(retried?)
+        });
+        drop(soon(manager, &handle.expect("spawned")));
+    }),
+    ("children and jobs", |manager, mines| {
+        let body = |what| {
+            let (mines, capture) = (mines.clone(), mines.dropped("a capture of a body", Nobody));
+            let mut run = 0;
+            move |_: &taskmuster::TaskContext| {
+                let _capture = &capture;
+                run += 1;
+                mines.step(what, Task);
+                if run == 1 {
+                    return Err(BoxError::from(mines.error(None)));
+                }
+                Ok(())
+            }
+        };
+        let name = mines.converted("the name of a child", Caller);
+        let child = Child::new(name, body("the body of a child"));
+        let supervisor = Supervisor::new(Strategy::OneForAll).restart(again());
+        let supervisor = supervisor.child(child.permanent());
+        let supervisor = supervisor.child(Child::new("another", body("the body of another")));
+        let family = manager.task("family").supervise(supervisor);
+        let name = mines.converted("the name of a job", Caller);
+        let often = Schedule::spaced(Duration::ZERO).times(3);
+        let job = Job::new(name, often, body("the body of a job"));
+        let house = manager.task("house").timetable(Timetable::new().job(job));
+        drop((
+            soon(manager, &house.expect("started")),
+            soon(manager, &family.expect("started")),
+        ));
+    }),
     ("notes", |manager, mines| {
         let inner = mines.clone();
         let asks = manager.spawn("asks", move |ctx| {
@@ -485,6 +578,12 @@ const ACTS: [(&str, Act); 15] = [
         assert!(token.is_cancelled());
     }),
 ];
+
+fn again() -> Restart {
+    Restart::on_failure()
+        .backoff(Backoff::none())
+        .limit(5, HANG * 10)
+}
 
 fn token_with_timeout() -> CancellationToken {
     let token = CancellationToken::new().child_with_timeout(Duration::from_millis(1));

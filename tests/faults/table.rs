@@ -115,7 +115,10 @@ const FAULTS: [(&str, Remark); 120] = [
     ("a delay of a retry when the shutdown comes", Remark::None),
     ("a retried body that panics while it is made", Remark::None),
     ("a periodic task that overruns its period", Remark::None),
-    ("a period of zero, for ever, or changed", Remark::None),
+    (
+        "a period of zero, for ever, or changed",
+        Documented("a schedule does not change while it runs: start the task anew"),
+    ),
     ("a restart while the old run has not ended", Remark::None),
     ("a cancel twice, too late, from many threads", Remark::None),
     ("a cancel before the task begins", Remark::None),

@@ -161,18 +161,21 @@ fn a_scope_in_a_task_is_stopped_with_it_and_nests() {
 #[test]
 fn a_deadline_asks_and_the_scope_still_waits() {
     let manager = manager();
-    let stopped = AtomicBool::new(false);
+    let stopped = &AtomicBool::new(false);
     let result = manager.scope("timed", |scope| {
-        assert!(scope.set_timeout(Duration::from_millis(5))?);
-        scope.spawn("waits", |ctx| {
+        let (there, ready) = bounded(1);
+        scope.spawn("waits", move |ctx| {
+            there.send(())?;
             ctx.wait();
             stopped.store(true, Ordering::SeqCst);
             Ok(())
         })?;
+        ready.recv_timeout(HANG)?;
+        assert!(scope.set_timeout(Duration::from_millis(5))?);
         Ok(())
     });
     result.expect("all ended");
-    assert!(stopped.into_inner());
+    assert!(stopped.load(Ordering::SeqCst));
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn an_unheard_timeout_passed_on_is_a_failure_of_the_task_not_its_cancel() {
 fn nested_timeouts_end_with_the_tightest_and_late_values_count() {
     let manager = manager();
     let task = manager.spawn("nested", |ctx| {
-        let outer = ctx.with_timeout(Duration::from_millis(5), |ctx| {
+        let outer = ctx.with_timeout(Duration::from_millis(300), |ctx| {
             let deadline = ctx.deadline().ok_or("it has one")?;
             let inner = ctx.with_timeout(HANG, |ctx| {
                 assert_eq!(ctx.deadline(), Some(deadline), "the earlier one counts");

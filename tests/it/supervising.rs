@@ -294,6 +294,105 @@ fn a_child_that_fails_to_start_again_counts_as_one_more_restart() {
     assert_eq!(*starts.lock(), 4, "the first start and three restarts");
 }
 
+/// A child that does not come up at its second start.
+fn fragile(number: usize, diary: &Diary, orders: &Receiver<&'static str>) -> Child {
+    let (diary, orders) = (diary.clone(), orders.clone());
+    let body = move |ctx: &TaskContext| -> TaskResult {
+        if ctx.attempt() == 2 {
+            diary.note(format!("{number} not up"));
+            return Err("no port".into());
+        }
+        diary.note(format!("{number} up"));
+        ctx.ready();
+        match ctx.recv(&orders) {
+            Ok(_) => Err(format!("{number} was told to").into()),
+            Err(stopped) => {
+                diary.note(format!("{number} down"));
+                Err(stopped.into())
+            }
+        }
+    };
+    Child::new(number.to_string(), body).ready_within(HANG)
+}
+
+/// As Erlang does it: those before the one that did not come up were started; it is the next to be restarted.
+fn expected_with_a_fragile_one(
+    strategy: Strategy,
+    size: usize,
+    failing: usize,
+    fragile: usize,
+) -> Vec<String> {
+    let not_up = vec![format!("{fragile} not up")];
+    match strategy {
+        Strategy::OneForOne => [not_up, up([fragile])].concat(),
+        Strategy::OneForAll => {
+            let others = (0..size).rev().filter(|number| *number != failing);
+            let before = 0..fragile;
+            [
+                down(others),
+                up(before.clone()),
+                not_up,
+                down(before.rev()),
+                up(0..size),
+            ]
+            .concat()
+        }
+        _ => [
+            down((failing + 1..size).rev()),
+            up(failing..fragile),
+            not_up,
+            up(fragile..size),
+        ]
+        .concat(),
+    }
+}
+
+#[test]
+fn a_child_that_does_not_come_up_again_is_restarted_in_its_turn_by_each_strategy() {
+    let manager = manager();
+    for strategy in [
+        Strategy::OneForOne,
+        Strategy::OneForAll,
+        Strategy::RestForOne,
+    ] {
+        for size in 1..=5 {
+            for (failing, fragile_one) in (0..size).flat_map(|a| (0..size).map(move |b| (a, b))) {
+                let is_started_anew = match strategy {
+                    Strategy::OneForOne => fragile_one == failing,
+                    Strategy::OneForAll => true,
+                    _ => fragile_one >= failing,
+                };
+                if !is_started_anew {
+                    continue;
+                }
+                let name = format!("{strategy:?} {size} {failing} {fragile_one}");
+                let diary = Diary::default();
+                let (order, ordered) = unbounded();
+                let (_open, open) = unbounded();
+                let children = (0..size).map(|number| {
+                    let orders = if number == failing { &ordered } else { &open };
+                    if number == fragile_one {
+                        fragile(number, &diary, orders)
+                    } else {
+                        child(number, &diary, orders)
+                    }
+                });
+                let supervisor = Supervisor::new(strategy).restart(quickly());
+                let supervisor = children.fold(supervisor, Supervisor::child);
+                let restarts = manager.counts().restarts;
+                let supervisor = manager.task(&name).supervise(supervisor).expect("started");
+                assert_eq!(diary.take(), up(0..size), "{name}");
+                order.send("fail").expect("it listens");
+                let expected = expected_with_a_fragile_one(strategy, size, failing, fragile_one);
+                assert_eq!(diary.wait_for(expected.len()), expected, "{name}");
+                drop(supervisor.stop(HANG));
+                assert_eq!(diary.take(), down((0..size).rev()), "{name}");
+                assert_eq!(manager.counts().restarts, restarts + 2, "{name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_supervisor_whose_child_does_not_start_stops_the_others_and_is_an_error() {
     let manager = manager();
