@@ -795,10 +795,11 @@ fn f067_a_time_that_is_shortened_before_anybody_was_asked_leaves_some_of_it_for_
                         });
                     }
                     let report = manager.shutdown_timeout(SHORT).expect("a report");
-                    // Whether it then gets a processor in time is not for the shutdown to say.
-                    let row = &report.tasks()[0];
-                    let is_asked_in_time = |it: &Diagnosis| it.asked > SHORT / 200;
-                    assert!(row.diagnosis().is_none_or(is_asked_in_time), "{report}");
+                    // Whether it then gets a processor is not for the shutdown to say, nor whether the warden does.
+                    let stood_still = report.took() > SHORT + SHORT / 20;
+                    let is_asked_in_time = |it: &Diagnosis| stood_still || it.asked > SHORT / 200;
+                    let diagnosis = report.tasks()[0].diagnosis();
+                    assert!(diagnosis.is_none_or(is_asked_in_time), "{report}");
                     assert!(
                         report.took() >= SHORT / 2,
                         "the time before the stop was given: {report}"
