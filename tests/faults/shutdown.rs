@@ -769,7 +769,7 @@ fn f067_a_later_shutdown_shortens_the_first_ones_time_and_never_lengthens_it() {
 
 #[test]
 fn f067_a_time_that_is_shortened_before_anybody_was_asked_leaves_some_of_it_for_the_stop() {
-    const SHORT: Duration = Duration::from_secs(2);
+    const SHORT: Duration = Duration::from_secs(4);
     let phases = [(HANG, Duration::ZERO), (Duration::ZERO, HANG), (HANG, HANG)];
     thread::scope(|scope| {
         for (lame_duck, drain) in phases {
@@ -795,10 +795,11 @@ fn f067_a_time_that_is_shortened_before_anybody_was_asked_leaves_some_of_it_for_
                         });
                     }
                     let report = manager.shutdown_timeout(SHORT).expect("a report");
-                    // Whether it then gets a processor in time is not for the shutdown to say.
-                    let row = &report.tasks()[0];
-                    let is_asked_in_time = |it: &Diagnosis| it.asked > SHORT / 40;
-                    assert!(row.diagnosis().is_none_or(is_asked_in_time), "{report}");
+                    // Whether it then gets a processor is not for the shutdown to say, nor whether the warden does.
+                    let stood_still = report.took() > SHORT + SHORT / 20;
+                    let is_asked_in_time = |it: &Diagnosis| stood_still || it.asked > SHORT / 200;
+                    let diagnosis = report.tasks()[0].diagnosis();
+                    assert!(diagnosis.is_none_or(is_asked_in_time), "{report}");
                     assert!(
                         report.took() >= SHORT / 2,
                         "the time before the stop was given: {report}"
