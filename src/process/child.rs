@@ -533,7 +533,7 @@ mod tests {
         drop(task.expect("spawned"));
         let id = ready.recv().expect("it runs");
         // The last call is a tenth of it before the end: long enough for a busy machine to make it before the diagnosis.
-        let report = manager.shutdown_timeout(Duration::from_secs(3));
+        let report = manager.shutdown_timeout(Duration::from_secs(8));
         let said = report.expect("a report").to_string();
         let words =
             format!("`builder` waits for the child process `sleep` (pid {id}), which was killed ");
