@@ -52,6 +52,8 @@ pub enum PolicyError {
     NoPeriod,
     /// A schedule of zero ticks.
     NoTicks,
+    /// A trigger for a task without a schedule, or with a calendar.
+    NothingToTrigger,
     /// The jitter of a fixed rate is not shorter than its period.
     JitterTooLong {
         /// The jitter.
@@ -74,6 +76,9 @@ impl fmt::Display for PolicyError {
             Self::CapBelowFirst { first, cap } => write!(
                 f,
                 "the cap of {cap:?} is below the backoff's first delay of {first:?}: raise the cap or begin lower"
+            ),
+            Self::NothingToTrigger => f.write_str(
+                "only a schedule has a trigger: give one with every() or schedule(), Duration::MAX for never by itself",
             ),
             Self::NoRestarts => f.write_str(
                 "a limit of 0 restarts allows none: use Restart::never(), or allow at least 1",
@@ -136,6 +141,7 @@ mod tests {
             (PolicyError::ForgetsAlways, "Backoff::constant()"),
             (PolicyError::NoPeriod, "Schedule::spaced"),
             (PolicyError::NoTicks, "allow at least 1"),
+            (PolicyError::NothingToTrigger, "give one with every()"),
             (
                 PolicyError::JitterTooLong {
                     jitter: second,

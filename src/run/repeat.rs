@@ -167,7 +167,8 @@ impl RepeatingTask {
         self
     }
 
-    /// Also runs the body when `trigger` is fired. Only with a schedule.
+    /// Also runs the body when `trigger` is fired. Only with a schedule: without one, and with a calendar, the spawn is
+    /// refused with [`PolicyError::NothingToTrigger`].
     pub fn trigger(mut self, trigger: &Trigger) -> Self {
         self.trigger = Some(trigger.clone());
         self
@@ -195,6 +196,9 @@ impl RepeatingTask {
 
     fn check(&self) -> Result<(), PolicyError> {
         self.restart.as_ref().map_or(Ok(()), Restart::check)?;
+        if self.trigger.is_some() && self.schedule.is_none() {
+            return Err(PolicyError::NothingToTrigger);
+        }
         self.schedule.as_ref().map_or(Ok(()), Schedule::check)
     }
 

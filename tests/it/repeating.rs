@@ -363,6 +363,12 @@ fn a_trigger_runs_a_tick_at_once_and_two_shots_are_one() {
     until_ticks(&task, 2);
     assert!(matches!(task.stop(HANG), Err(JoinError::Cancelled { .. })));
     assert_eq!(task.status().ticks, 2);
+
+    let restarted = manager.task("never").restart(Restart::always());
+    let refused = restarted.trigger(&trigger).spawn(|_| Ok(()));
+    let refused = refused.expect_err("there is nothing to trigger");
+    let nothing = SpawnFailure::Policy(PolicyError::NothingToTrigger);
+    assert_eq!(refused.failure().to_string(), nothing.to_string());
 }
 
 #[test]
