@@ -46,17 +46,19 @@ impl CancellationToken {
             token: self.clone(),
             callback,
             number,
+            is_kept: false,
         }
     }
 }
 
-/// Takes a callback back when dropped; made by [`CancellationToken::on_cancel`].
+/// Takes a callback back when dropped, unless it is [kept](Self::keep); made by [`CancellationToken::on_cancel`].
 #[must_use = "dropping the guard takes the callback back"]
 pub struct CallbackGuard {
     token: CancellationToken,
     callback: Arc<Callback>,
     /// Its number in the token's list; `None` if it was never in it.
     number: Option<u64>,
+    is_kept: bool,
 }
 
 impl CallbackGuard {
@@ -69,6 +71,19 @@ impl CallbackGuard {
     )]
     pub fn disarm(self) -> bool {
         self.callback.disarm()
+    }
+
+    /// Leaves the callback with its token for good: it is dropped with the token's last clone, if it did not run before.
+    ///
+    /// ```
+    /// use taskmuster::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// token.on_cancel(|| println!("stopping")).keep();
+    /// token.cancel(); // stopping
+    /// ```
+    pub fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// Takes the callback back; if it runs at this moment on another thread, waits until it is over. `true` if it was
@@ -90,6 +105,9 @@ impl CallbackGuard {
 
 impl Drop for CallbackGuard {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Some(number) = self.number {
             self.token.node().forget_callback(number);
         }

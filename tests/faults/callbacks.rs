@@ -107,7 +107,7 @@ fn f047_a_callback_registered_as_its_token_is_cancelled_runs_exactly_once() {
     .between(
         &[
             &|(token, tally)| {
-                std::mem::forget(token.on_cancel(tally.work()));
+                token.on_cancel(tally.work()).keep();
                 true
             },
             &|(token, _)| token.cancel(),
@@ -335,10 +335,12 @@ fn f049_three_callbacks_of_deadlines_that_block_do_not_delay_those_of_other_dead
         .map(|_| {
             let (token, there, released) =
                 (CancellationToken::new(), there.clone(), released.clone());
-            std::mem::forget(token.on_cancel(move || {
-                let _ = there.send(());
-                let _ = released.recv();
-            }));
+            token
+                .on_cancel(move || {
+                    let _ = there.send(());
+                    let _ = released.recv();
+                })
+                .keep();
             token
                 .set_timeout(Duration::from_millis(1))
                 .expect("a timer");
@@ -369,9 +371,10 @@ fn f049_a_callback_that_blocks_the_shutdown_s_thread_is_passed_by_those_behind_i
     let blocks = manager.spawn("blocks", {
         let there = there.clone();
         move |ctx| {
-            std::mem::forget(ctx.on_cancel(move || {
+            ctx.on_cancel(move || {
                 let _ = released.recv();
-            }));
+            })
+            .keep();
             there.send(())?;
             ctx.wait();
             Ok(())
@@ -507,7 +510,7 @@ const DEEDS: [(&str, Deed); 14] = [
     }),
     ("register", |token| drop(token.on_cancel(|| ()))),
     ("register for ever", |token| {
-        std::mem::forget(token.on_cancel(|| ()));
+        token.on_cancel(|| ()).keep();
     }),
     ("look", |token| {
         drop((token.cause(), token.checkpoint(), token.deadline()));
@@ -554,10 +557,12 @@ fn f053_rings_of_tokens_whose_callbacks_cancel_the_next_one_come_to_an_end() {
             let tally = Tally::default();
             for (own, token) in ring.iter().enumerate() {
                 let (next, work) = (ring[(own + 1) % length].clone(), tally.work());
-                std::mem::forget(token.on_cancel(move || {
-                    work();
-                    next.cancel();
-                }));
+                token
+                    .on_cancel(move || {
+                        work();
+                        next.cancel();
+                    })
+                    .keep();
             }
             (ring, tally)
         })

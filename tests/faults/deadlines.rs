@@ -366,7 +366,7 @@ fn stops_itself() {
     let tallies: Vec<(CancellationToken, Tally)> = (0..50)
         .map(|_| {
             let (token, tally) = (CancellationToken::new(), Tally::default());
-            std::mem::forget(token.on_cancel(tally.work()));
+            token.on_cancel(tally.work()).keep();
             (token, tally)
         })
         .collect();

@@ -225,12 +225,14 @@ fn logger_panics() {
     let manager = manager();
     let tasks = spawn_all_kinds(&manager);
     check_all_kinds(&tasks);
-    std::mem::forget(tasks[3].token().on_cancel(|| panic!("in a callback")));
+    tasks[3].token().on_cancel(|| panic!("in a callback")).keep();
     let timed = tasks[3]
         .token()
         .child_with_timeout(Duration::from_millis(1))
         .expect("a timer");
-    std::mem::forget(timed.on_cancel(|| panic!("in a deadline's callback")));
+    timed
+        .on_cancel(|| panic!("in a deadline's callback"))
+        .keep();
     timed.wait();
     let report = manager.shutdown().expect("a report");
     assert!(matches!(tasks[3].outcome(), Some(Outcome::Cancelled(_))));
@@ -507,7 +509,9 @@ impl Drop for Late {
     fn drop(&mut self) {
         drop(self.0.take()); // the last handle: the value goes here
         let token = taskmuster::CancellationToken::new();
-        std::mem::forget(token.on_cancel(|| panic!("a callback on a dying thread")));
+        token
+            .on_cancel(|| panic!("a callback on a dying thread"))
+            .keep();
         token.cancel();
     }
 }

@@ -838,7 +838,7 @@ fn exits_with_code_7() {
             Ok(())
         }),
         "a callback of the shutdown" => manager.spawn("exits", |ctx| {
-            std::mem::forget(ctx.on_cancel(|| process::exit(7)));
+            ctx.on_cancel(|| process::exit(7)).keep();
             ctx.request_shutdown("now");
             Err(ctx.wait().into())
         }),
@@ -846,7 +846,7 @@ fn exits_with_code_7() {
             .task("exits")
             .timeout(Duration::from_millis(20))
             .spawn(|ctx| {
-                std::mem::forget(ctx.on_cancel(|| process::exit(7)));
+                ctx.on_cancel(|| process::exit(7)).keep();
                 Err(ctx.wait().into())
             }),
         "a panic hook" => {
@@ -1610,7 +1610,7 @@ fn has_managers_in_everything() {
         |manager| {
             let theirs = Arc::clone(&manager);
             drop(manager.spawn::<()>("callback", move |ctx| {
-                std::mem::forget(ctx.on_cancel(move || drop(theirs)));
+                ctx.on_cancel(move || drop(theirs)).keep();
                 Err(ctx.wait().into())
             }));
             while manager.tasks().iter().all(|task| task.checkpoints < 2) {
@@ -1676,7 +1676,7 @@ fn has_a_logger_that_panics() {
         }
         drop(manager.spawn("leaves", |_| Ok(Bomb(1))));
         let token = CancellationToken::new();
-        std::mem::forget(token.on_cancel(|| panic!("in a callback")));
+        token.on_cancel(|| panic!("in a callback")).keep();
         assert!(token.cancel());
         let deaf = manager.spawn("foreign", |ctx| {
             Ok(ctx.foreign("c", Duration::ZERO, thread::park))

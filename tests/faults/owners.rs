@@ -177,12 +177,12 @@ const ENDS: [(&str, LetsGo); 7] = [
         Ok(())
     }),
     ("a callback of the shutdown", |ctx, last| {
-        std::mem::forget(ctx.on_cancel(move || drop(last)));
+        ctx.on_cancel(move || drop(last)).keep();
         ctx.request_shutdown("to be stopped");
         Err(ctx.wait().into())
     }),
     ("a deadline's callback", |ctx, last| {
-        std::mem::forget(ctx.on_cancel(move || drop(last)));
+        ctx.on_cancel(move || drop(last)).keep();
         ctx.token().set_timeout(Duration::from_micros(50))?;
         Err(ctx.wait().into())
     }),
@@ -414,7 +414,7 @@ fn exits() {
         }
         "in a task" => drop(manager.spawn("exits", move |_| -> TaskResult { process::exit(7) })),
         "in a callback" => {
-            std::mem::forget(manager.root_group().token().on_cancel(exit));
+            manager.root_group().token().on_cancel(exit).keep();
             manager.hurry(); // or a scope that does not end would come first, for a while
         }
         "in a deadline's callback" => {
@@ -422,7 +422,7 @@ fn exits() {
                 .token()
                 .child_with_timeout(Duration::from_millis(1))
                 .expect("a timer");
-            std::mem::forget(timed.on_cancel(exit));
+            timed.on_cancel(exit).keep();
             std::mem::forget(timed);
         }
         "in a destructor of a task's value" => {

@@ -284,7 +284,9 @@ const ACTS: [(&str, Act); 20] = [
             token.on_cancel(callback("a callback")),
             token.on_cancel(callback("another callback")),
         ];
-        mem::forget(token.on_cancel(callback("a callback without a guard")));
+        token
+            .on_cancel(callback("a callback without a guard"))
+            .keep();
         token
             .child_token()
             .on_cancel(callback("a callback of a child"))

@@ -146,7 +146,7 @@ fn f065_a_callback_of_the_shutdown_itself_may_wait_for_its_report() {
     let listener = listener(manager.root_group());
     let (tell, told) = bounded(1);
     let asks = AsksOnDrop(Arc::clone(&manager), Manager::shutdown, tell);
-    std::mem::forget(listener.token().on_cancel(move || drop(asks)));
+    listener.token().on_cancel(move || drop(asks)).keep();
     let report = in_time("the shutdown", {
         let manager = Arc::clone(&manager);
         move || manager.shutdown().expect("a report")

@@ -881,7 +881,7 @@ fn panics_everywhere() {
     for number in 1..=2 {
         let manager = Manager::builder().grace(HANG).build().expect("a manager");
         let group = manager.root_group().clone();
-        std::mem::forget(group.token().on_cancel(|| panic!("in a callback")));
+        group.token().on_cancel(|| panic!("in a callback")).keep();
         let _listener = listener(&group);
         manager.handle_signals().expect("no panic comes out of it");
         if number == 2 {

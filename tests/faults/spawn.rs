@@ -1132,7 +1132,7 @@ fn f029_a_spawn_from_any_place_of_user_code_has_a_defined_result() {
     let (there, ready) = bounded(1);
     drop(manager.spawn("asked", move |ctx| {
         let spawn = spawn;
-        std::mem::forget(ctx.on_cancel(spawn.clone()));
+        ctx.on_cancel(spawn.clone()).keep();
         there.send(())?;
         ctx.wait();
         spawn();

@@ -61,10 +61,10 @@ fn f054_a_tree_dropped_as_it_is_cancelled_keeps_its_promises_to_those_who_are_le
         }
         let leaf = chain[6].child_token();
         let tally = Tally::default();
-        std::mem::forget(leaf.on_cancel(tally.work()));
+        leaf.on_cancel(tally.work()).keep();
         let doomed = chain[3].child_token();
         let dropped = Tally::default();
-        std::mem::forget(doomed.on_cancel(dropped.work()));
+        doomed.on_cancel(dropped.work()).keep();
         chain.push(doomed);
         (root, leaf, Handles::new(Some(chain)), tally, dropped)
     })

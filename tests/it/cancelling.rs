@@ -89,7 +89,7 @@ fn registering_against_cancel_runs_the_callback_exactly_once() {
         ROUNDS,
         Counted::new,
         |round| {
-            std::mem::forget(round.token.on_cancel(round.work()));
+            round.token.on_cancel(round.work()).keep();
             true
         },
         |round| round.token.cancel(),
@@ -136,7 +136,7 @@ fn a_cancel_against_a_timeout_has_one_winner_whose_cause_stays() {
             (Counted::new(), child.expect("a timer"))
         },
         |(round, token)| {
-            std::mem::forget(token.on_cancel(round.work()));
+            token.on_cancel(round.work()).keep();
             token.wait().cause().kind() == CauseKind::Deadline
         },
         |(_, token)| {
@@ -256,7 +256,7 @@ fn a_callback_may_register_unregister_cancel_and_wait_for_itself() {
         move || {
             let doomed = doomed.lock().take().expect("not run yet");
             assert!(doomed.disarm(), "the youngest runs first");
-            std::mem::forget(token.on_cancel(late));
+            token.on_cancel(late).keep();
             assert!(other.cancel());
             let own: Option<taskmuster::CallbackGuard> = own.lock().take();
             assert!(!own.expect("put there").wait(), "waits for nobody");
