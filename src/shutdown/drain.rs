@@ -524,7 +524,7 @@ impl<'a> Drain<'a> {
     fn observe(&mut self) {
         if self.next_sample.has_passed() {
             self.next_sample = Deadline::after(SAMPLE);
-            self.sample();
+            self.sample(time::now());
             self.look_at_cpu();
             self.mind_courier();
         }
@@ -555,8 +555,7 @@ impl<'a> Drain<'a> {
         }
     }
 
-    fn sample(&mut self) {
-        let now = time::now();
+    fn sample(&mut self, now: Instant) {
         for record in self.registry.live() {
             if let Some(watched) = self.watched.get_mut(&record.id) {
                 watched.sample(now);
@@ -624,20 +623,21 @@ impl<'a> Drain<'a> {
     }
 
     fn diagnose(&mut self) {
-        self.sample();
+        let now = time::now();
+        self.sample(now);
         let (live, exiting) = (self.registry.live(), self.registry.exiting());
         let diagnoses = live
             .iter()
             .chain(&exiting)
             .enumerate()
-            .map(|(index, record)| (record.id, self.diagnose_one(record, index < DETAILED)))
+            .map(|(index, record)| (record.id, self.diagnose_one(record, index < DETAILED, now)))
             .collect();
         self.diagnoses = Some(diagnoses);
     }
 
-    fn diagnose_one(&self, record: &Record, detailed: bool) -> Diagnosis {
+    /// `now` is when the checkpoints were sampled: where processors are rare, the looks into the kernel take long.
+    fn diagnose_one(&self, record: &Record, detailed: bool, now: Instant) -> Diagnosis {
         let sight = record.tid().filter(|_| detailed).and_then(kernel::look);
-        let now = time::now();
         let watched = self.watched.get(&record.id);
         let used = sight
             .as_ref()
@@ -645,7 +645,7 @@ impl<'a> Drain<'a> {
             .map(|(sight, (before, at))| {
                 (
                     sight.cpu.saturating_sub(before),
-                    now.saturating_duration_since(at),
+                    time::now().saturating_duration_since(at),
                 )
             });
         Diagnosis {
@@ -711,7 +711,7 @@ impl<'a> Drain<'a> {
             let is_straggler = record.abandon();
             record.end_wards();
             if is_straggler && !known.contains_key(&record.id) {
-                known.insert(record.id, self.diagnose_one(&record, false));
+                known.insert(record.id, self.diagnose_one(&record, false, time::now()));
             }
         }
         // The log's last lines come first, so that the report has the last word of everything.
