@@ -150,9 +150,10 @@ fn f058_a_thousand_deadlines_of_any_order_come_in_order_each_once_and_none_early
             let at = start + Duration::from_micros(1) * dice.below(200_000);
             let token = CancellationToken::new();
             let tell = tell.clone();
-            std::mem::forget(token.on_cancel(move || {
+            let told = move || {
                 let _ = tell.send((number, Instant::now()));
-            }));
+            };
+            token.on_cancel(told).keep();
             token.set_deadline(at).expect("a timer"); // some have come by now
             (token, at)
         })

@@ -225,7 +225,10 @@ fn logger_panics() {
     let manager = manager();
     let tasks = spawn_all_kinds(&manager);
     check_all_kinds(&tasks);
-    tasks[3].token().on_cancel(|| panic!("in a callback")).keep();
+    tasks[3]
+        .token()
+        .on_cancel(|| panic!("in a callback"))
+        .keep();
     let timed = tasks[3]
         .token()
         .child_with_timeout(Duration::from_millis(1))
