@@ -16,6 +16,7 @@ mod logger;
 mod nasty;
 mod outcome;
 mod owners;
+mod pages;
 mod panics;
 mod preload;
 mod race;

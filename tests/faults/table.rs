@@ -265,7 +265,7 @@ fn tests() -> BTreeMap<u8, Vec<String>> {
 }
 
 /// The names of the tests in a source, without those that are ignored.
-fn tests_in(source: &str) -> Vec<&str> {
+pub(crate) fn tests_in(source: &str) -> Vec<&str> {
     let (mut tests, mut is_test, mut is_ignored) = (Vec::new(), false, false);
     for line in source.lines() {
         if let Some(rest) = line.strip_prefix("fn ") {
