@@ -64,7 +64,7 @@ const FAULTS: [(&str, Remark); 120] = [
     ("`process::exit` in a task", Remark::None),
     (
         "abort, SIGSEGV, SIGKILL in a task",
-        Documented("the process ends; a journal is to tell the next one"),
+        Documented("the process ends; there is no journal yet to tell the next one"),
     ),
     (
         "an allocation that fails",
@@ -290,8 +290,8 @@ fn table() -> String {
     let tests = tests();
     let mut text = String::from(
         "# Faults\n\n\
-         What can go wrong, and which test shows that it is survived. Generated from the names of the tests: after a\n\
-         change, `UPDATE_FAULTS=1 cargo test --test faults the_table` writes it anew.\n",
+         What can go wrong, and which test shows that it is survived, or how it ends where nothing survives it. Generated\n\
+         from the names of the tests: after a change, `UPDATE_FAULTS=1 cargo test --test faults the_table` writes it anew.\n",
     );
     let mut numbered = (1..).zip(FAULTS).peekable();
     for (last, chapter) in CHAPTERS {
