@@ -38,6 +38,14 @@
 //! }
 //! ```
 //!
+//! # Features
+//! - `signals` (default): [`Manager`]`::handle_signals`, for Ctrl-C, SIGTERM and SIGHUP.
+//! - `process` (default): child processes.
+//! - `calendar`: tasks that run by cron patterns.
+//! - `env_logger`: `logging::init`, a logger whose lines carry the task's name. Any other logger of [log] does as well.
+//!
+//! [log]: https://docs.rs/log
+//!
 //! # Not for
 //! Async code (use tokio and tokio-util), data parallelism (use rayon), a million tiny jobs (use a pool). A thread
 //! cannot be killed from outside: a task that never looks is abandoned at the deadline, and named.

@@ -392,7 +392,8 @@ impl ManagerBuilder {
     /// Makes the manager and starts its two house-keeping threads.
     ///
     /// # Errors
-    /// [`BuildError`] when `TASKMUSTER_GRACE` is no number of seconds, or the system has no thread to give.
+    /// [`BuildError`] when `TASKMUSTER_GRACE` is no number of seconds, the lame-duck and drain times leave nothing of the
+    /// grace, or the system has no thread to give.
     pub fn build(self) -> Result<Manager, BuildError> {
         self.build_for(None)
     }
@@ -438,6 +439,8 @@ impl ManagerBuilder {
     /// thread, so a body that sits in [`TaskHandle::join`] is let go when that task stops. The body's `Err` makes exit
     /// code 1 and is in the report, unless it is a cancellation by this very shutdown. If the body panics, the tasks are
     /// stopped, the report is logged, and the panic goes on.
+    ///
+    /// When the manager cannot be [made](Self::build), the body does not run; the report says why, with exit code 1.
     #[track_caller]
     pub fn run(self, body: impl FnOnce(&Manager) -> TaskResult) -> ShutdownReport {
         let place = Location::caller();

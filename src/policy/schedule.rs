@@ -9,7 +9,7 @@ use crate::policy::error::PolicyError;
 /// nor a change of the system's clock moves a tick. `Duration::MAX`, as period, pause or initial delay, means never: such
 /// a schedule has no ticks at all; and a moment too far away for the clock never comes.
 ///
-/// Not for dates and times of day.
+/// Not for dates and times of day: a `Calendar` is (feature `calendar`).
 ///
 /// ```
 /// use std::time::Duration;

@@ -29,8 +29,8 @@ impl TaskContext {
     /// # Errors
     /// [`RunError::Cancelled`], with the output until then, when the task was asked to stop before or meanwhile; the
     /// program has ended by then. [`RunError::NotStarted`] when it could not be started, [`RunError::Unavailable`] when
-    /// the system has no threads or descriptors to watch it with; then it was not started. [`RunError::Lost`] when
-    /// somebody else took its status.
+    /// the system has no threads or descriptors to watch it with; then it was not started. [`RunError::Unkillable`] when one
+    /// that runs as somebody else does not end with the task, [`RunError::Lost`] when somebody else took its status.
     ///
     /// ```
     /// use std::process::Command;

@@ -127,8 +127,8 @@ impl TaskBuilder {
     }
 }
 
-/// A task whose body may run more than once; made by [`TaskBuilder::restart`], [`every`](TaskBuilder::every) and
-/// [`schedule`](TaskBuilder::schedule).
+/// A task whose body may run more than once; made by [`TaskBuilder::restart`], [`every`](TaskBuilder::every),
+/// [`schedule`](TaskBuilder::schedule), and `calendar` with that feature.
 #[derive(Clone, Debug)]
 #[must_use = "a task is started by `spawn`"]
 pub struct RepeatingTask {

@@ -213,7 +213,8 @@ impl<'scope> Scope<'scope, '_> {
         self.group.token()
     }
 
-    /// Asks all tasks of the scope to stop when `timeout` is over; the scope still waits for them.
+    /// Asks all tasks of the scope to stop when `timeout` is over; the scope still waits for them. `false` if that is too
+    /// late: they were asked before.
     ///
     /// # Errors
     /// [`DeadlineError`] when the system has no thread for deadlines.

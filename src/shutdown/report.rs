@@ -22,7 +22,7 @@ use crate::task::record::{Ledger, Record};
 /// | exit code | |
 /// |---|---|
 /// | 0 | everybody stopped, and no failure was left unread |
-/// | 1 | a critical task failed, the body of `run` failed, or a failure was read by nobody |
+/// | 1 | a critical task or the body of `run` failed, a failure was read by nobody, or there was no manager to be had |
 /// | 2 | somebody did not stop in time; who was in announced [foreign](crate::TaskContext::foreign) code does not count |
 /// | 130 | the third signal ended the process, without a report |
 ///
@@ -246,7 +246,7 @@ impl ShutdownReport {
         self.0.facts.counts
     }
 
-    /// The error of `run`'s body, unless it was the cancellation of this very shutdown.
+    /// The error of `run`'s body, unless it was the cancellation of this very shutdown; or why the body did not run.
     #[must_use]
     pub fn body_error(&self) -> Option<&str> {
         self.0.body_error.as_deref()

@@ -161,7 +161,8 @@ pub enum SignalError {
     /// Other code of the process has set ctrlc's one handler: call
     /// [`request_shutdown`](crate::Manager::request_shutdown) from there.
     Taken,
-    /// The system could not start the thread that hears the signals. From now on they are swallowed: end the program.
+    /// The system could not start the thread that hears the signals. Until a later call succeeds they are swallowed: end
+    /// the program, or try again.
     Os(io::Error),
 }
 

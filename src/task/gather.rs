@@ -27,7 +27,7 @@ impl Group {
     /// # Errors
     /// [`GroupError::Failed`] when tasks of it failed, now or earlier: those that it [names](GroupFailure::ends) count as
     /// read from then on.
-    /// [`GroupError::WouldDeadlock`] inside one of its own tasks.
+    /// [`GroupError::WouldDeadlock`] inside one of its own tasks, [`GroupError::Forked`] in a forked copy of the process.
     ///
     /// ```
     /// use taskmuster::{GroupError, Manager, OnFailure};
