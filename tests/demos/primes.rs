@@ -38,7 +38,7 @@ impl fmt::Display for Progress {
 
 fn main() -> ShutdownReport {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--help") {
+    if arguments.iter().any(|it| matches!(&**it, "-h" | "--help")) {
         println!("{HELP}");
         process::exit(0);
     }

@@ -38,7 +38,8 @@ Usage: serve [--listen ADDR] [--state FILE]
 
 Ctrl-C or SIGTERM ends it: what was begun gets its answer, what comes then a 503. A second one hurries.
 
-Exit code: 0; 1 if it cannot listen there or the state cannot be read or written; 2 if a task did not stop in time.
+Exit code: 0; 1 if it cannot listen there or the state cannot be read or written; 2 if a task did not stop in time;
+130 after a third Ctrl-C.
 Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
 
 /// Kubernetes kills after 30 s.
@@ -63,7 +64,7 @@ struct Options {
 }
 
 fn main() -> ShutdownReport {
-    if env::args().any(|argument| argument == "--help") {
+    if env::args().any(|it| matches!(&*it, "-h" | "--help")) {
         println!("{HELP}");
         process::exit(0);
     }

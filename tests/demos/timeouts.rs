@@ -1,8 +1,9 @@
 //! Every way to wait, and how each ends: press Ctrl-C while all of them wait.
 
+use std::env;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{self, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,23 @@ use taskmuster::{
     TaskResult, TimeoutError,
 };
 
+const HELP: &str = "\
+Waits in every way there is, and shows that Ctrl-C or SIGTERM ends them all at once.
+
+Usage: timeouts
+
+Standard input is the one that nothing can end: it is listed in the report, and does not count.
+
+Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
+
 /// Longer than anybody waits for a demonstration.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ShutdownReport {
+    if env::args().any(|it| matches!(&*it, "-h" | "--help")) {
+        println!("{HELP}");
+        process::exit(0);
+    }
     taskmuster::logging::init();
     taskmuster::run(|manager| {
         manager.handle_signals()?;

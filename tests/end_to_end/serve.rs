@@ -326,9 +326,14 @@ fn an_address_that_is_bad_or_taken_is_an_error_and_the_count_is_kept() {
 
 #[test]
 fn help_goes_to_standard_output() {
-    let exit = Program::example("serve", &["--help"]).exit();
-    exit.assert_code(0);
-    assert!(exit.stdout.contains("Usage: serve"), "{}", exit.stdout);
+    for name in ["primes", "serve", "timeouts"] {
+        for option in ["--help", "-h"] {
+            let exit = Program::example(name, &[option]).exit();
+            exit.assert_code(0);
+            let usage = format!("Usage: {name}");
+            assert!(exit.stdout.contains(&usage), "{}", exit.stdout);
+        }
+    }
 }
 
 #[test]

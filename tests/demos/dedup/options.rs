@@ -24,7 +24,7 @@ cannot be read among them, goes to standard error. Ctrl-C stops the search and p
 found until then.
 
 Exit code: 0, also after Ctrl-C and with unreadable files; 1 if a PATH does not exist, an option
-is unknown or the result cannot be written; 2 if a task did not stop in time.
+is unknown or the result cannot be written; 2 if a task did not stop in time; 130 after a third Ctrl-C.
 Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.
 ";
 
