@@ -495,7 +495,8 @@ fn cycle(manager: &Manager, number: usize) {
 #[test]
 #[ignore = "a role of a child process"]
 fn lives_long() {
-    let (parts, part) = (10, rounds(2_000, 20_000));
+    // A million cycles, if there is time for it.
+    let (parts, part) = (10, rounds(2_000, 100_000));
     let manager = manager();
     let (mut memory, mut threads, mut descriptors) = (0, 0, 0);
     for number in 0..parts {
@@ -539,6 +540,43 @@ fn f110_a_long_life_takes_no_more_memory_threads_or_descriptors() {
         program.wait_for_line(&format!("part {part} of"));
     }
     assert_played(program);
+}
+
+/// As many as the default limit lets there be, and a little less.
+const CROWD: usize = 10_000;
+
+#[test]
+#[ignore = "a role of a child process"]
+fn stops_a_crowd() {
+    let manager = manager();
+    let (threads, ends) = (usage::threads(), manager.root_group().ends());
+    let spawn = |number| {
+        let task = manager.task(format!("one of many {number}"));
+        task.stack_size(64 * 1024)
+            .spawn(|ctx| Ok(ctx.wait_timeout(HANG).map_or(0, |_| 1)))
+    };
+    let tasks: Vec<_> = (0..CROWD).map(spawn).collect();
+    let tasks: Vec<_> = tasks
+        .into_iter()
+        .map(|it| it.expect("there is room"))
+        .collect();
+    assert!(usage::threads() >= threads + CROWD);
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+    let heard: u32 = tasks.iter().map(|task| task.join().expect("a value")).sum();
+    assert_eq!(heard as usize, CROWD);
+    assert_all_ended_once(manager.counts(), &ends);
+    assert!(usage::threads() <= threads + 1, "the threads are gone");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn f110_ten_thousand_tasks_on_as_many_threads_are_stopped_and_joined() {
+    let maps = fs::read_to_string("/proc/sys/vm/max_map_count").expect("procfs");
+    if maps.trim().parse::<usize>().expect("a number") / 6 <= CROWD {
+        return eprintln!("skipped: no more than {maps} maps, so no {CROWD} threads");
+    }
+    assert_played(child::start("environment::stops_a_crowd"));
 }
 
 #[test]
