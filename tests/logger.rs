@@ -42,6 +42,9 @@ each_in_a_process_of_its_own!(
     run_returns_by_its_deadline_though_the_flush_blocks runs run_with_blocked_flush,
     a_clean_shutdown_is_quick_though_the_logger_blocks runs clean_with_blocked_logger,
     the_last_line_names_those_who_linger runs names_of_the_last_line,
+    who_has_ended_and_hangs_in_the_logger_is_not_said_to_exit runs end_in_the_logger,
+    the_first_line_says_who_is_asked_and_how_long_there_is runs first_line,
+    who_is_left_in_foreign_code_is_named_and_nobody_else runs left_in_foreign_code,
     a_body_that_sits_elsewhere_is_named runs body_that_does_not_return,
     a_drain_says_how_long_it_waits_when_the_shutdown_is_short runs short_drain,
 );
@@ -49,6 +52,9 @@ each_in_a_process_of_its_own!(
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static BLOCKS_FOR: AtomicU64 = AtomicU64::new(0);
 static FLUSHES_FOR: AtomicU64 = AtomicU64::new(0);
+
+/// The line that the logger never has done with.
+const ENDLESS: &str = "task `endless` failed";
 
 struct Logger;
 
@@ -60,7 +66,13 @@ impl log::Log for Logger {
     fn log(&self, record: &log::Record<'_>) {
         let line = record.args().to_string();
         let is_first = line.starts_with("stopping");
+        let is_endless = line.starts_with(ENDLESS);
         LINES.lock().expect("no panic").push(line);
+        if is_endless {
+            loop {
+                thread::park();
+            }
+        }
         if is_first {
             thread::sleep(Duration::from_millis(BLOCKS_FOR.load(Ordering::SeqCst)));
         }
@@ -231,6 +243,70 @@ fn names_of_the_last_line() {
     assert_eq!(report.exit_code(), 2, "{report}");
     let line = said("did not stop in time").expect("a last line");
     assert!(line.contains("`lingers`"), "{line}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn end_in_the_logger() {
+    install_logger(0, 0);
+    let manager = Manager::builder().grace(LONG).build().expect("a manager");
+    let endless = manager.spawn::<()>("endless", |_| Err("so that there is a line".into()));
+    drop(endless.expect("spawned"));
+    let start = Instant::now();
+    while said(ENDLESS).is_none() {
+        assert!(start.elapsed() < LONG, "nothing was said");
+        thread::yield_now();
+    }
+    let report = manager
+        .shutdown_timeout(Duration::from_millis(100))
+        .expect("a report");
+    assert!(
+        report.to_string().contains("is still in the logger"),
+        "{report}"
+    );
+    assert_eq!(report.exit_code(), 2, "{report}");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn first_line() {
+    install_logger(0, 0);
+    let manager = Manager::builder()
+        .grace(LONG)
+        .drain(LONG / 2)
+        .build()
+        .expect("a manager");
+    drop(good(&manager));
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+    let line = said("stopping 1 task, ").expect("a first line");
+    assert!(line.contains(" s left: "), "{line}");
+    assert_eq!(said("waiting up to"), None, "nobody has anything to finish");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn left_in_foreign_code() {
+    const SAYS: &str = "left in foreign code: ";
+    install_logger(0, 0);
+    drop(manager_of_one().shutdown().expect("a report"));
+    assert_eq!(said(SAYS), None);
+    let manager = manager_of_one();
+    let (release, released) = bounded::<()>(0);
+    let (there, ready) = bounded(1);
+    let codec = manager.spawn("codec", move |ctx| {
+        ctx.foreign("codec", Duration::ZERO, || {
+            let _ = there.send(());
+            let _ = released.recv();
+        });
+        Ok(())
+    });
+    drop(codec.expect("spawned"));
+    ready.recv().expect("it runs");
+    let report = manager.shutdown().expect("a report");
+    drop(release);
+    assert_eq!(report.exit_code(), 0, "{report}");
+    assert_eq!(said(SAYS), Some(format!("{SAYS}`codec`")));
 }
 
 #[test]

@@ -394,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn what_work_that_never_ran_holds_may_panic_when_it_is_dropped() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let held = Panics;
+        let work = Box::new(move || drop(held));
+        drop(Callback::new(work, Location::caller()));
+    }
+
+    #[test]
     fn a_closed_list_takes_nothing_and_gave_the_youngest_first() {
         let counter = Arc::default();
         let (first, second) = (counting(&counter), counting(&counter));
@@ -420,6 +433,32 @@ mod tests {
             callback.wait();
         }
         assert_eq!(counter.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
+    fn one_is_called_at_a_time_a_sleeper_before_a_newcomer() {
+        let callback = counting(&Arc::default());
+        let mut crew = Crew::new();
+        assert!(matches!(crew.call(), Call::Nobody), "there is no work");
+        crew.queue.extend([Arc::clone(&callback), callback]);
+        assert!(matches!(crew.call(), Call::Newcomer));
+        assert!(matches!(crew.call(), Call::Nobody), "one is coming");
+        crew.one_is_here();
+        crew.asleep = 1;
+        assert!(matches!(crew.call(), Call::Sleeper));
+        assert!(matches!(crew.call(), Call::Nobody), "one is coming");
+        crew.one_is_here();
+        assert_eq!((crew.hired, crew.asleep, crew.coming), (1, 0, 0));
+    }
+
+    #[test]
+    fn who_had_no_work_for_long_makes_room_for_a_newcomer() {
+        let mut crew = Crew::new();
+        crew.hired = 1;
+        let room = CrewRoom(Monitor::new(crew));
+        assert!(!room.stays());
+        let crew = room.0.lock();
+        assert_eq!((crew.hired, crew.asleep, crew.coming), (0, 0, 0));
     }
 
     #[test]

@@ -161,6 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn ten_children_have_room_for_no_more_than_twelve() {
+        assert!(matches!(with(0..10), Children::Many(list) if list.capacity() <= 12));
+    }
+
+    #[test]
+    fn who_leaves_a_full_crowd_moves_nobody_to_a_new_place() {
+        let mut list = Children::Many((0..64).collect());
+        list.swap_remove(0);
+        assert!(matches!(list, Children::Many(list) if list.capacity() >= 64));
+    }
+
+    #[test]
     fn it_is_no_larger_than_its_vector() {
         assert_eq!(size_of::<Children<Box<u8>>>(), size_of::<Vec<Box<u8>>>());
     }

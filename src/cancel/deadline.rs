@@ -128,3 +128,15 @@ impl Error for DeadlineError {
         Some(&self.0)
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_deadline_has_that_of_the_system_as_its_source() {
+        let error = DeadlineError(io::Error::other("none left"));
+        let source = error.source().expect("it has one");
+        assert_eq!(source.to_string(), "none left");
+    }
+}

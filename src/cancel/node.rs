@@ -684,6 +684,15 @@ mod tests {
     }
 
     #[test]
+    fn a_callback_that_was_taken_back_leaves_nothing_in_its_node() {
+        let node = Node::root();
+        let callback = Callback::new(Box::new(|| ()), Location::caller());
+        let number = node.on_cancel(&callback).expect("it is not cancelled");
+        node.forget_callback(number);
+        assert_eq!(Arc::strong_count(&callback), 1);
+    }
+
+    #[test]
     #[cfg(not(tsan))]
     fn a_node_takes_little_room() {
         assert!(

@@ -494,6 +494,7 @@ pub(crate) fn moment_of(alarm: Alarm) -> Option<Instant> {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::base::sync::unbounded;
 
     fn timer() -> (Timer<u32>, Instant) {
         (Timer::new(), time::now())
@@ -610,6 +611,43 @@ mod tests {
         let thread = thread.expect("it was started");
         thread.join().expect("it goes");
         assert!(!timer.0.lock().thread);
+    }
+
+    #[test]
+    fn the_thread_stays_for_an_alarm_that_has_no_moment_yet() {
+        let timer = Arc::new(Timer::new());
+        let (theirs, (rings, heard)) = (Arc::clone(&timer), unbounded());
+        let mut thread = None;
+        let start = || {
+            thread = Some(start_thread("tm-timer".to_owned(), None, move || {
+                theirs.run(|due| {
+                    for fuse in due {
+                        rings.send(fuse).expect("it is awaited");
+                    }
+                });
+            })?);
+            Ok(())
+        };
+        let alarm = timer.set(None, || 7, start).expect("a thread");
+        let thread = thread.expect("it was started");
+        while timer.0.lock().asleep != Some(Deadline::NEVER) {
+            assert!(!thread.is_finished(), "it went");
+            std::thread::yield_now();
+        }
+        assert!(timer.move_to(alarm, Some(time::now()), |_| ()));
+        assert_eq!(heard.recv(), Ok(7));
+        thread.join().expect("it goes");
+    }
+
+    #[test]
+    fn only_who_is_due_before_the_thread_gets_up_wakes_it_and_only_once() {
+        let (timer, now) = timer();
+        let mut state = timer.0.lock();
+        assert!(!state.comes_sooner(Some(now)), "it is up");
+        state.asleep = Some(Deadline::at(now + second(2)));
+        assert!(!state.comes_sooner(None) && !state.comes_sooner(Some(now + second(2))));
+        assert!(state.comes_sooner(Some(now + second(1))));
+        assert!(!state.comes_sooner(Some(now + second(1))), "it was told");
     }
 
     #[test]

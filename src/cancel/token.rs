@@ -241,3 +241,29 @@ impl Drop for DropGuard {
         }
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leaves_nothing_in_its_parent_when_its_last_clone_is_dropped() {
+        let parent = CancellationToken::new();
+        let child = parent.child_token();
+        let clone = child.clone();
+        let left = Arc::downgrade(child.node());
+        drop(child);
+        assert!(left.upgrade().is_some());
+        drop(clone);
+        assert!(left.upgrade().is_none());
+        drop(parent);
+    }
+
+    #[test]
+    fn a_guard_cancels_its_token_when_it_is_dropped_unless_it_was_disarmed() {
+        let (token, spared) = (CancellationToken::new(), CancellationToken::new());
+        drop(token.clone().drop_guard());
+        assert!(token.is_cancelled());
+        assert!(!spared.drop_guard().disarm().is_cancelled());
+    }
+}

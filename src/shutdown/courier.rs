@@ -273,12 +273,31 @@ mod tests {
             courier.replace_if_stuck_for(Duration::ZERO);
             let stuck = courier.stuck_in(Duration::from_secs(60));
             assert_eq!(stuck.as_deref(), Some("a line of log"));
+            assert!(courier.is_logger_stuck());
             latch.open();
             while courier.stuck_in(Duration::from_secs(60)).is_some() {
                 std::thread::yield_now();
             }
+            assert!(!courier.is_logger_stuck());
             courier.close();
             courier.join(Deadline::NEVER);
         }
+    }
+
+    #[test]
+    fn a_flush_comes_after_all_that_was_sent_before_and_is_waited_for() {
+        let (courier, said) = (courier(), Arc::new(Latch::new()));
+        let (errands, theirs) = (courier.errands.clone(), Arc::clone(&said));
+        courier.registry.send(Errand::run(What::Log, move || {
+            // For the flush to be sent.
+            while errands.is_empty() {
+                std::thread::yield_now();
+            }
+            theirs.open();
+        }));
+        courier.flush(Duration::from_secs(20), Deadline::NEVER);
+        assert!(said.is_open());
+        courier.close();
+        courier.join(Deadline::NEVER);
     }
 }

@@ -343,6 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn who_has_more_than_half_of_a_processor_is_busy_and_who_waits_for_one_too() {
+        let used = |millis, running| Diagnosis {
+            cpu: Some((Duration::from_millis(millis), Duration::from_secs(2))),
+            running,
+            ..straggler()
+        };
+        assert!(used(1_001, false).is_busy() && !used(1_000, false).is_busy());
+        assert!(used(10, true).is_busy() && !used(0, true).is_busy());
+        assert!(!straggler().is_busy());
+    }
+
+    #[test]
+    fn how_lately_it_must_have_passed_one_to_ignore_them_grows_with_the_time_it_had() {
+        let passed = |asked, ago| Diagnosis {
+            asked: Duration::from_millis(asked),
+            checkpoints_since: 1,
+            last_seen: Some(Duration::from_millis(ago)),
+            ..straggler()
+        };
+        assert!(passed(100, 524).is_deaf() && !passed(100, 525).is_deaf());
+        assert!(passed(8_000, 2_499).is_deaf() && !passed(8_000, 2_500).is_deaf());
+    }
+
+    #[test]
     fn a_blocking_call_is_named_with_what_helps() {
         let reading = Diagnosis {
             blocked_in: Some("read(0)".to_owned()),

@@ -835,3 +835,105 @@ fn names(records: &[Arc<Record>]) -> String {
         more => format!("{} and {more} more", first.join(", ")),
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::base::sync::{mailbox, start_thread};
+    use crate::cancel::cause::{Cause, CauseKind};
+    use crate::cancel::token::CancellationToken;
+    use crate::policy::failure::OnFailure;
+    use crate::status::state::End;
+    use crate::task::panic::PanicHook;
+    use crate::task::record::{Birth, OnDrain};
+    use crate::task::registry::{Phases, ROOT, Settings, Thread};
+
+    /// A manager without a warden, and with one task that is only a record.
+    struct Stage {
+        registry: Arc<Registry>,
+        courier: Arc<Courier>,
+        task: Arc<Record>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let settings = Settings {
+                grace: Duration::from_secs(20),
+                max_tasks: 8,
+                history: 8,
+                panic_hook: PanicHook::Leave,
+                phases: Phases::default(),
+            };
+            let (sender, errands) = mailbox();
+            let registry = Arc::new(Registry::new(settings, sender));
+            let courier = Courier::start(&registry, errands).expect("a thread");
+            let birth = Birth {
+                path: Arc::from("task"),
+                group: ROOT,
+                token: CancellationToken::new(),
+                grace: None,
+                on_drain: OnDrain::GoesOn,
+                on_failure: OnFailure::Record,
+                counts_for_readiness: false,
+                spawned_at: Location::caller(),
+            };
+            let task = registry.register(birth).expect("there is room");
+            task.begin();
+            Self {
+                registry,
+                courier,
+                task,
+            }
+        }
+
+        fn drain(&self) -> Drain<'_> {
+            let request = &self.registry.request;
+            request.raise(Cause::from_outside(CauseKind::Shutdown), None);
+            let demand = request.demand().expect("it was raised");
+            Drain::begin(&self.registry, &self.courier, demand)
+        }
+
+        fn close(&self) {
+            self.registry.request.close();
+            self.courier.close();
+        }
+    }
+
+    #[test]
+    fn who_has_ended_and_is_still_on_the_books_is_counted_by_its_outcome() {
+        let stage = Stage::new();
+        let drain = stage.drain();
+        let end = stage.task.end(Outcome::Completed, time::now());
+        assert_eq!(end, End::InTime);
+        let counts = drain.conclude().counts();
+        assert_eq!((counts.live, counts.completed), (0, 1));
+        stage.registry.withdraw(&stage.task);
+        stage.close();
+    }
+
+    #[test]
+    fn a_thread_that_is_as_good_as_gone_is_awaited_until_it_was_joined() {
+        let stage = Stage::new();
+        let (registry, task) = (&stage.registry, &stage.task);
+        registry.end(task, Outcome::Completed, time::now(), Thread::ToBeJoined);
+        registry.depart(task);
+        let mut drain = stage.drain();
+        let mut spawner = Some(start_thread("task".to_owned(), None, || ()).expect("a thread"));
+        loop {
+            match drain.turn() {
+                Turn::Again => {}
+                Turn::Sleep(until) => {
+                    if let Some(thread) = spawner.take() {
+                        registry.attach(task, thread);
+                    }
+                    registry.request.bell().wait_until(until);
+                }
+                Turn::Over => break,
+            }
+        }
+        assert!(spawner.is_none(), "nobody could join the thread");
+        assert!(registry.is_empty());
+        drop(drain.conclude());
+        stage.close();
+    }
+}

@@ -197,6 +197,61 @@ mod tests {
     }
 
     #[test]
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    fn the_numbers_of_the_calls_are_the_system_s() {
+        use nix::libc;
+
+        let named = |number: libc::c_long| parse_syscall(&format!("{number} 0x7 0x0\n"));
+        let calls = [
+            ("read(7)", libc::SYS_read),
+            ("write(7)", libc::SYS_write),
+            ("ioctl(7)", libc::SYS_ioctl),
+            ("pread64(7)", libc::SYS_pread64),
+            ("pwrite64(7)", libc::SYS_pwrite64),
+            ("readv(7)", libc::SYS_readv),
+            ("writev(7)", libc::SYS_writev),
+            ("nanosleep", libc::SYS_nanosleep),
+            ("sendfile(7)", libc::SYS_sendfile),
+            ("connect(7)", libc::SYS_connect),
+            ("accept(7)", libc::SYS_accept),
+            ("sendto(7)", libc::SYS_sendto),
+            ("recvfrom(7)", libc::SYS_recvfrom),
+            ("sendmsg(7)", libc::SYS_sendmsg),
+            ("recvmsg(7)", libc::SYS_recvmsg),
+            ("wait4", libc::SYS_wait4),
+            ("fcntl(7)", libc::SYS_fcntl),
+            ("flock(7)", libc::SYS_flock),
+            ("fsync(7)", libc::SYS_fsync),
+            ("fdatasync(7)", libc::SYS_fdatasync),
+            ("rt_sigtimedwait", libc::SYS_rt_sigtimedwait),
+            ("futex", libc::SYS_futex),
+            ("clock_nanosleep", libc::SYS_clock_nanosleep),
+            ("waitid", libc::SYS_waitid),
+            ("openat", libc::SYS_openat),
+            ("pselect6", libc::SYS_pselect6),
+            ("ppoll", libc::SYS_ppoll),
+            ("epoll_pwait(7)", libc::SYS_epoll_pwait),
+            ("accept4(7)", libc::SYS_accept4),
+            ("recvmmsg(7)", libc::SYS_recvmmsg),
+            ("io_uring_enter(7)", libc::SYS_io_uring_enter),
+            #[cfg(target_arch = "x86_64")]
+            ("poll", libc::SYS_poll),
+            #[cfg(target_arch = "x86_64")]
+            ("select", libc::SYS_select),
+            #[cfg(target_arch = "x86_64")]
+            ("pause", libc::SYS_pause),
+            #[cfg(target_arch = "x86_64")]
+            ("epoll_wait(7)", libc::SYS_epoll_wait),
+        ];
+        for (name, number) in calls {
+            assert_eq!(named(number).as_deref(), Some(name), "{number}");
+        }
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn the_calling_thread_is_seen_running() {
         let link = fs::read_link("/proc/thread-self").expect("procfs");

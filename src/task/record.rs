@@ -648,8 +648,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_one_thread_of_a_task_waits_for_is_told_whatever_the_others_do() {
+    fn record(number: u64) -> Record {
         let birth = Birth {
             path: Arc::from("task"),
             group: GroupId(0),
@@ -660,7 +659,12 @@ mod tests {
             on_failure: OnFailure::Record,
             spawned_at: Location::caller(),
         };
-        let record = Record::new(TaskId(1), birth, &Ledger::new());
+        Record::new(TaskId(number), birth, &Ledger::new())
+    }
+
+    #[test]
+    fn what_one_thread_of_a_task_waits_for_is_told_whatever_the_others_do() {
+        let record = record(1);
         let awaited = || record.awaited().map(|awaited| awaited.describe());
         let thing = |name| Arc::new(Thing(name)) as Arc<dyn Awaited>;
         let (lock, child) = (thing("lock"), thing("child"));
@@ -674,5 +678,22 @@ mod tests {
         assert_eq!(awaited().as_deref(), Some("child"), "as before");
         record.end_awaiting(&child);
         assert_eq!(awaited(), None);
+    }
+
+    #[test]
+    fn a_crowd_keeps_its_room_while_most_are_there_and_gives_it_back_when_they_left() {
+        let records: Vec<_> = (0..1_024).map(|number| Arc::new(record(number))).collect();
+        let mut crowd = Crowd::default();
+        for record in &records {
+            crowd.enter(Arc::clone(record));
+        }
+        let full = crowd.0.capacity();
+        for (left, record) in (0..records.len()).rev().zip(&records) {
+            assert_eq!(crowd.leave(record).map(|gone| gone.id), Some(record.id));
+            assert!(crowd.leave(record).is_none(), "it has left");
+            assert_eq!(crowd.len(), left);
+            assert!(left < full / 2 || crowd.0.capacity() == full);
+        }
+        assert!(crowd.0.capacity() <= 64);
     }
 }

@@ -907,3 +907,84 @@ impl Entry {
         self.released && self.tasks.is_empty() && self.children.is_empty() && self.parent.is_some()
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use std::panic::Location;
+
+    use super::*;
+    use crate::policy::failure::OnFailure;
+
+    fn registry() -> Registry {
+        let settings = Settings {
+            grace: Duration::MAX,
+            max_tasks: 8,
+            history: 8,
+            panic_hook: PanicHook::Leave,
+            phases: Phases::default(),
+        };
+        let (nobody_listens, _) = mailbox();
+        Registry::new(settings, nobody_listens)
+    }
+
+    fn register(registry: &Registry) -> Arc<Record> {
+        let birth = Birth {
+            path: Arc::from("task"),
+            group: ROOT,
+            token: CancellationToken::new(),
+            grace: None,
+            on_drain: OnDrain::GoesOn,
+            on_failure: OnFailure::Record,
+            counts_for_readiness: false,
+            spawned_at: Location::caller(),
+        };
+        registry.register(birth).expect("there is room")
+    }
+
+    #[test]
+    fn who_stops_waiting_for_the_last_end_leaves_nothing_behind_and_disturbs_nobody() {
+        let registry = registry();
+        let task = register(&registry);
+        let waiters = [registry.idle(), registry.idle_in(ROOT)];
+        for _ in 0..8 {
+            drop((registry.idle(), registry.idle_in(ROOT)));
+        }
+        let books = registry.books.lock();
+        // The last to come and go is found by the next.
+        assert_eq!(
+            (books.idlers.len(), books.groups[&ROOT].idlers.len()),
+            (2, 2)
+        );
+        drop(books);
+        registry.withdraw(&task);
+        assert!(waiters.iter().all(|latch| latch.is_open()));
+    }
+
+    #[test]
+    fn a_group_that_nobody_holds_goes_with_the_last_task_and_the_last_group_in_it() {
+        let registry = registry();
+        let token = CancellationToken::new();
+        let outer = registry.create_group(ROOT, &token);
+        let inner = registry.create_group(outer, &token);
+        registry.release_group(outer);
+        let groups = || registry.books.lock().groups.len();
+        assert_eq!(groups(), 3, "somebody may spawn into the inner one");
+        registry.release_group(inner);
+        assert_eq!(groups(), 1);
+    }
+
+    #[test]
+    fn a_task_without_a_thread_is_taken_out_of_the_muster_and_nobody_else() {
+        let registry = registry();
+        let (lost, kept) = (register(&registry), register(&registry));
+        registry.call_muster();
+        registry.withdraw(&lost);
+        let ids = |registry: &Registry| -> Vec<TaskId> {
+            let records = registry.snapshot().records;
+            records.iter().map(|record| record.id).collect()
+        };
+        assert_eq!(ids(&registry), [kept.id]);
+        registry.withdraw(&kept);
+        assert_eq!(ids(&registry), []);
+    }
+}

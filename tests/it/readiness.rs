@@ -1,5 +1,6 @@
 //! Readiness, and starts in order.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ fn whoever_waits_for_a_task_to_be_ready_hears_it_or_its_end() {
         error.to_string(),
         "task `ends` ended before it was ready: failed: cannot bind"
     );
+    let source = error.source().expect("what it failed with");
+    assert_eq!(source.to_string(), "cannot bind");
     assert!(
         manager.shutdown().expect("a report").is_clean(),
         "the failure was read"

@@ -266,6 +266,31 @@ fn who_is_left_in_a_shield_is_said_to_be() {
 }
 
 #[test]
+fn who_came_out_of_its_sections_is_a_straggler_like_any_other() {
+    let manager = manager();
+    let (there, ready) = bounded(1);
+    let (release, released) = bounded::<()>(0);
+    let task = manager.spawn("deaf", move |ctx| {
+        ctx.foreign("codec", HANG, || ());
+        ctx.shield(HANG, |_| Ok(()))?;
+        there.send(())?;
+        let _ = released.recv();
+        Ok(())
+    });
+    drop(task.expect("spawned"));
+    ready.recv_timeout(HANG).expect("it runs");
+    let report = manager
+        .shutdown_timeout(Duration::from_millis(100))
+        .expect("a report");
+    drop(release);
+    let straggler = report.stragglers().next().expect("one is left");
+    let diagnosis = straggler.diagnosis().expect("it has one");
+    assert!(diagnosis.section.is_none(), "{report}");
+    assert!(report.to_string().contains("deaf  ABANDONED"), "{report}");
+    assert_eq!(report.exit_code(), 2, "{report}");
+}
+
+#[test]
 fn a_loop_ends_in_an_error_and_is_never_silently_short() {
     let manager = manager();
     let (there, ready) = bounded(1);
@@ -298,9 +323,12 @@ fn a_loop_ends_in_an_error_and_is_never_silently_short() {
             .chunks(&data, 4)
             .map(|it| it.map(<[u32]>::len))
             .collect::<Result<_, _>>()?;
+        assert_eq!(ctx.iter(&data).size_hint(), (0, Some(11)), "or a cancel");
+        assert_eq!(ctx.iter(0..).size_hint(), (0, None));
         ctx.token().cancel();
         let mut after = ctx.iter(&data);
         assert!(after.next().is_some_and(|it| it.is_err()) && after.next().is_none());
+        assert_eq!(after.size_hint(), (0, Some(0)));
         Ok(sizes)
     });
     assert_eq!(

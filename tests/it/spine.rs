@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, bounded, unbounded};
 use taskmuster::{
-    BoxError, CancellationToken, Cancelled, CauseKind, Group, JoinError, Manager, OnFailure,
-    RecvError, SendError, ShutdownError, SpawnError, SpawnFailure, TaskContext, TaskHandle,
-    TaskResult, Waited,
+    BoxError, CancellationToken, Cancelled, CauseKind, Group, GroupError, JoinError, Manager,
+    OnFailure, RecvError, SendError, ShutdownError, SpawnError, SpawnFailure, TaskContext,
+    TaskHandle, TaskResult, Waited,
 };
 
 /// A hang fails after this, with what the manager knows.
@@ -252,7 +252,11 @@ fn a_failure_nobody_read_is_in_the_exit_code_and_one_that_was_read_is_not() {
         Ok(())
     });
     assert_eq!((unread.exit_code(), unread.unread_failures()), (1, 1));
-    assert!(unread.to_string().contains("unheard"), "{unread}");
+    let said = unread.to_string();
+    assert!(
+        said.contains("unheard") && !said.contains("nothing to tell"),
+        "{said}"
+    );
     let read = Manager::builder().run(|manager| {
         let handle = manager.spawn::<()>("read", |_| Err("heard".into()))?;
         assert!(handle.join().is_err());
@@ -503,6 +507,10 @@ fn a_refused_spawn_gives_its_closure_back() {
             matches!(refused.failure(), SpawnFailure::Os(_)),
             "{refused}"
         );
+        assert!(
+            refused.source().is_some_and(<dyn Error>::is::<io::Error>),
+            "{refused}"
+        );
         let moved = open.spawn("huge", refused.into_body()).expect("spawned");
         assert_eq!(soon(&open, &moved).expect("a value"), 9);
     }
@@ -692,7 +700,7 @@ fn a_cancel_beats_a_new_value_and_a_value_beats_a_timeout() {
     let unsent = token
         .send(&sender, unsent.into_inner())
         .expect_err("cancelled");
-    assert!(unsent.is_cancelled());
+    assert!(unsent.is_cancelled() && !unsent.is_timeout());
     assert_eq!(unsent.into_inner(), 3);
     assert_eq!(receiver.try_recv(), Ok(2), "nothing was taken");
 }
@@ -729,6 +737,29 @@ fn a_blocked_receive_and_send_are_woken_by_the_cancel() {
         soon(&manager, &sender),
         Err(JoinError::Cancelled { .. })
     ));
+}
+
+#[test]
+fn the_waits_of_a_task_with_a_limit_end_at_it_or_with_the_cancel() {
+    let manager = manager();
+    let (full, _hold) = bounded(0);
+    let task = manager.spawn("task", move |ctx| {
+        let now = Instant::now();
+        assert!(ctx.wait_timeout(Duration::ZERO).is_none());
+        assert!(ctx.wait_deadline(now).is_none());
+        let unsent = ctx.send_timeout(&full, 7, Duration::ZERO);
+        let unsent = unsent.expect_err("nobody receives");
+        assert!(unsent.is_timeout());
+        let unsent = ctx.send_deadline(&full, unsent.into_inner(), now);
+        let unsent = unsent.expect_err("nobody receives");
+        assert!(unsent.is_timeout());
+        assert_eq!(unsent.into_inner(), 7);
+        ctx.token().cancel();
+        assert!(ctx.wait_timeout(HANG).is_some());
+        assert!(ctx.wait_deadline(now + HANG).is_some());
+        Ok(())
+    });
+    soon(&manager, &task.expect("spawned")).expect("it completes");
 }
 
 #[test]
@@ -805,6 +836,56 @@ fn history_is_bounded_and_counters_are_exact() {
         (2_000, 2_000)
     );
     assert!(report.tasks().len() <= 17, "{}", report.tasks().len());
+}
+
+#[test]
+fn the_first_failures_are_kept_whole_and_all_are_counted() {
+    const KEPT: usize = 64;
+    let manager = Manager::builder()
+        .history(0)
+        .grace(HANG)
+        .build()
+        .expect("a manager");
+    let group = manager.group("group");
+    for _ in 0..KEPT + 6 {
+        let fails = group.spawn::<()>("fails", |_| Err("as always".into()));
+        assert!(soon(&manager, &fails.expect("spawned")).is_err());
+    }
+    let Err(GroupError::Failed(failure)) = group.join_timeout(HANG) else {
+        panic!("they failed");
+    };
+    assert_eq!((failure.ends().len(), failure.count()), (KEPT, KEPT + 6));
+    let report = manager.shutdown().expect("a report");
+    assert_eq!(report.tasks().len(), KEPT);
+    assert_eq!(report.counts().failed, KEPT as u64 + 6);
+}
+
+#[test]
+fn of_many_rows_with_nothing_to_tell_the_youngest_are_printed_and_every_other_one() {
+    const PRINTED: usize = 50;
+    let report = Manager::builder().grace(HANG).run(|manager| {
+        let fails = manager.spawn::<()>("fails", |_| Err("as it must".into()))?;
+        assert!(soon(manager, &fails).is_err());
+        for number in 0..PRINTED + 2 {
+            soon(
+                manager,
+                &manager.spawn(format!("dull {number}."), |_| Ok(()))?,
+            )?;
+        }
+        Ok(())
+    });
+    let said = report.to_string();
+    assert!(said.contains("… 2 more with nothing to tell"), "{said}");
+    assert!(said.contains("as it must"), "{said}");
+    assert!(
+        said.contains("53 tasks: 52 completed, 1 failed\n"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("dull 1.") && said.contains("dull 2."),
+        "{said}"
+    );
+    assert_eq!(said.matches("dull ").count(), PRINTED, "{said}");
 }
 
 #[test]
