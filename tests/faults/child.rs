@@ -1,6 +1,7 @@
 //! Child processes of these tests: this binary in another role.
 
 use std::env;
+use std::fs;
 use std::process::{self, Command};
 
 use taskmuster::ShutdownReport;
@@ -13,7 +14,14 @@ use program::Program;
 
 /// The command that plays a role: `role("signals::waits_for_a_signal")` runs that ignored test of this binary alone.
 pub(crate) fn role(name: &str) -> Command {
-    let mut command = Command::new(env::current_exe().expect("a running test has a path"));
+    let this = env::current_exe().expect("a running test has a path");
+    let mut command = if ignores_signals() {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP,INT,QUIT").arg(this);
+        command
+    } else {
+        Command::new(this)
+    };
     command.args([
         "--exact",
         name,
@@ -22,6 +30,18 @@ pub(crate) fn role(name: &str) -> Command {
         "--test-threads=1",
     ]);
     command
+}
+
+/// Whether whoever started the tests ignores a signal that they are about, as `nohup` and `sh -c '… &'` do: it would be
+/// ignored by the roles too.
+fn ignores_signals() -> bool {
+    const THEIRS: u64 = 0b111;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & THEIRS != 0)
 }
 
 /// The same, by way of another program: `under(["prlimit", "--nproc=3"], "spawn::starts_many")`.
