@@ -146,6 +146,8 @@ fn lock(manager: &Manager) -> Result<(), BoxError> {
         Err::<(), _>(ctx.wait().into())
     })?;
     is_locked.recv()?;
-    manager.spawn("waiter", move |ctx| Ok(*ctx.lock(&ledger)?))?;
+    // A group is asked to stop before what is around it: the waiter goes while the lock is held.
+    let inside = manager.group("inside");
+    inside.spawn("waiter", move |ctx| Ok(*ctx.lock(&ledger)?))?;
     Ok(())
 }
