@@ -496,7 +496,7 @@ fn cycle(manager: &Manager, number: usize) {
 #[ignore = "a role of a child process"]
 fn lives_long() {
     // A million cycles, if there is time for it.
-    let (parts, part) = (10, rounds(2_000, 100_000));
+    let (parts, part) = (rounds(10, 100), rounds(2_000, 10_000));
     let manager = manager();
     let (mut memory, mut threads, mut descriptors) = (0, 0, 0);
     for number in 0..parts {
@@ -536,7 +536,7 @@ fn lives_long() {
 #[cfg(target_os = "linux")]
 fn f110_a_long_life_takes_no_more_memory_threads_or_descriptors() {
     let program = child::start("environment::lives_long");
-    for part in 0..10 {
+    for part in 0..rounds(10, 100) {
         program.wait_for_line(&format!("part {part} of"));
     }
     assert_played(program);
