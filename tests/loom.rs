@@ -73,6 +73,8 @@ twins!(
         fails_with "deadlock",
     a_notified_waiter_that_goes_silently as a_notification_lost_with_its_waiter_is_found
         fails_with "deadlock",
+    a_cancel_that_looks_and_then_ends_the_task as a_second_outcome_is_found
+        fails_with "one outcome",
     an_abandonment_that_looks_and_then_writes as an_overwritten_outcome_is_found
         fails_with "the real end is the last word",
 );

@@ -97,5 +97,6 @@ twins!(
     a_called_waiter_that_goes_silently fails_with "deadlock",
     a_waiter_that_looks_and_then_joins fails_with "deadlock",
     a_notified_waiter_that_goes_silently fails_with "deadlock",
+    a_cancel_that_looks_and_then_ends_the_task fails_with "one outcome",
     an_abandonment_that_looks_and_then_writes fails_with "the real end is the last word",
 );

@@ -7,7 +7,6 @@ use shuttle as checker;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
@@ -159,9 +158,13 @@ pub(crate) struct MailSender<T>(Arc<Monitor<VecDeque<T>>>);
 #[derive(Debug)]
 pub(crate) struct MailReceiver<T>(Arc<Monitor<VecDeque<T>>>);
 
+/// The other end is gone, which no model looks at.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
 impl<T> MailSender<T> {
     #[expect(clippy::unnecessary_wraps, reason = "as crossbeam's")]
-    pub(crate) fn send(&self, it: T) -> Result<(), Infallible> {
+    pub(crate) fn send(&self, it: T) -> Result<(), Gone> {
         self.0.lock().push_back(it);
         self.0.notify_one();
         Ok(())
@@ -170,7 +173,7 @@ impl<T> MailSender<T> {
 
 impl<T> MailReceiver<T> {
     #[expect(clippy::unnecessary_wraps, reason = "as crossbeam's")]
-    pub(crate) fn recv(&self) -> Result<T, Infallible> {
+    pub(crate) fn recv(&self) -> Result<T, Gone> {
         let mut mail = self.0.lock();
         loop {
             match mail.pop_front() {

@@ -2,7 +2,6 @@
 //!
 //! Each function is one model over the real code.
 
-use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::checker::thread;
@@ -15,14 +14,12 @@ use crate::base::time::{self, Deadline, Duration};
 use crate::cancel::cause::CauseKind;
 use crate::cancel::timer::Timer;
 use crate::cancel::token::CancellationToken;
-use crate::policy::failure::OnFailure;
 use crate::status::outcome::Outcome;
 use crate::sync::condvar::Condvar;
 use crate::sync::mutex;
 use crate::task::handle::{Content, JoinError, Slot, TaskHandle};
-use crate::task::panic::PanicHook;
-use crate::task::record::{Birth, OnDrain, Record};
-use crate::task::registry::{Phases, ROOT, Refusal, Registry, Settings, Thread};
+use crate::task::record::{Birth, Record};
+use crate::task::registry::{ROOT, Refusal, Registry, Settings, Thread};
 
 pub fn a_wait_never_misses_the_cancel_and_finds_its_cause() {
     let token = CancellationToken::new();
@@ -386,27 +383,12 @@ fn one_of_two_guests_is_cancelled(open: fn(&Door, &CancellationToken)) {
 
 fn registry() -> Arc<Registry> {
     let (sender, _receiver) = mailbox();
-    let settings = Settings {
-        grace: Duration::from_secs(1),
-        max_tasks: 8,
-        history: 8,
-        panic_hook: PanicHook::Leave,
-        phases: Phases::default(),
-    };
+    let settings = Settings::plain(Duration::from_secs(1));
     Arc::new(Registry::new(settings, sender))
 }
 
 fn birth(registry: &Registry) -> Birth {
-    Birth {
-        path: Arc::from("task"),
-        group: ROOT,
-        token: registry.root_token().child_token(),
-        grace: None,
-        on_drain: OnDrain::GoesOn,
-        on_failure: OnFailure::Record,
-        counts_for_readiness: false,
-        spawned_at: Location::caller(),
-    }
+    Birth::plain(ROOT, registry.root_token().child_token())
 }
 
 fn registered() -> (Arc<Registry>, Arc<Record>) {

@@ -103,6 +103,23 @@ pub fn a_join_that_looks_and_then_takes() {
     other.join().unwrap();
 }
 
+/// Looks under one lock whether there is an outcome and writes it under another.
+pub fn a_cancel_that_looks_and_then_ends_the_task() {
+    let life = Arc::new((Mutex::new(None::<Outcome>), Mutex::new(0)));
+    let end = |life: &(Mutex<Option<Outcome>>, Mutex<u32>), outcome| {
+        let is_over = life.0.lock().is_some();
+        if !is_over {
+            *life.0.lock() = Some(outcome);
+            *life.1.lock() += 1;
+        }
+    };
+    let its = Arc::clone(&life);
+    let task = thread::spawn(move || end(&its, Outcome::Completed));
+    end(&life, Outcome::Abandoned);
+    task.join().unwrap();
+    assert_eq!(*life.1.lock(), 1, "one outcome");
+}
+
 /// Abandons in two steps: the end in between is overwritten.
 pub fn an_abandonment_that_looks_and_then_writes() {
     let life = Arc::new((Mutex::new(Phase::Running), Mutex::new(None::<Outcome>)));

@@ -3,20 +3,17 @@
 //! The whole loop of a task runs here: it waits for a tick, runs the body, counts, and asks the policy of failures. Time
 //! passes only in a wait and when a body says that it took some; so every tick is due at a moment that can be told.
 
-use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::{bounded, mailbox};
 use crate::base::time::{self, Duration, Instant, clock};
 use crate::base::unwind;
-use crate::policy::failure::OnFailure;
 use crate::policy::random::{Random, part};
 use crate::policy::schedule::{Missed, Schedule};
 use crate::task::context::TaskContext;
 use crate::task::group::Group;
-use crate::task::panic::PanicHook;
-use crate::task::record::{Birth, OnDrain, Record};
-use crate::task::registry::{Phases, Registry, Settings};
+use crate::task::record::{Birth, Record};
+use crate::task::registry::{Registry, Settings};
 
 const NANO: Duration = Duration::from_nanos(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,26 +23,15 @@ const KINDS: [Missed; 3] = [Missed::Skip, Missed::Delay, Missed::Burst];
 /// A manager without threads.
 fn registry() -> Arc<Registry> {
     let settings = Settings {
-        grace: HOUR,
         max_tasks: 10_000,
         history: 0,
-        panic_hook: PanicHook::Leave,
-        phases: Phases::default(),
+        ..Settings::plain(HOUR)
     };
     Arc::new(Registry::new(settings, mailbox().0))
 }
 
 fn register(group: &Group) -> Arc<Record> {
-    let birth = Birth {
-        path: Arc::from("ticks"),
-        group: group.id(),
-        token: group.token().child_token(),
-        grace: None,
-        on_drain: OnDrain::GoesOn,
-        on_failure: OnFailure::Record,
-        counts_for_readiness: false,
-        spawned_at: Location::caller(),
-    };
+    let birth = Birth::plain(group.id(), group.token().child_token());
     group.registry().register(birth).unwrap()
 }
 

@@ -240,18 +240,12 @@ impl Desk {
 mod tests {
     use super::*;
     use crate::base::sync::mailbox;
-    use crate::task::panic::PanicHook;
-    use crate::task::registry::{Phases, Settings};
+
+    use crate::task::registry::Settings;
 
     fn courier() -> Arc<Courier> {
         let (sender, errands) = mailbox();
-        let settings = Settings {
-            grace: Duration::from_secs(1),
-            max_tasks: 8,
-            history: 8,
-            panic_hook: PanicHook::Leave,
-            phases: Phases::default(),
-        };
+        let settings = Settings::plain(Duration::from_secs(1));
         let registry = Arc::new(Registry::new(settings, sender));
         Courier::start(&registry, errands).expect("a thread")
     }

@@ -842,11 +842,11 @@ mod tests {
     use crate::base::sync::{mailbox, start_thread};
     use crate::cancel::cause::{Cause, CauseKind};
     use crate::cancel::token::CancellationToken;
-    use crate::policy::failure::OnFailure;
+
     use crate::status::state::End;
-    use crate::task::panic::PanicHook;
-    use crate::task::record::{Birth, OnDrain};
-    use crate::task::registry::{Phases, ROOT, Settings, Thread};
+
+    use crate::task::record::Birth;
+    use crate::task::registry::{ROOT, Settings, Thread};
 
     /// A manager without a warden, and with one task that is only a record.
     struct Stage {
@@ -857,26 +857,11 @@ mod tests {
 
     impl Stage {
         fn new() -> Self {
-            let settings = Settings {
-                grace: Duration::from_secs(20),
-                max_tasks: 8,
-                history: 8,
-                panic_hook: PanicHook::Leave,
-                phases: Phases::default(),
-            };
+            let settings = Settings::plain(Duration::from_secs(20));
             let (sender, errands) = mailbox();
             let registry = Arc::new(Registry::new(settings, sender));
             let courier = Courier::start(&registry, errands).expect("a thread");
-            let birth = Birth {
-                path: Arc::from("task"),
-                group: ROOT,
-                token: CancellationToken::new(),
-                grace: None,
-                on_drain: OnDrain::GoesOn,
-                on_failure: OnFailure::Record,
-                counts_for_readiness: false,
-                spawned_at: Location::caller(),
-            };
+            let birth = Birth::plain(ROOT, CancellationToken::new());
             let task = registry.register(birth).expect("there is room");
             task.begin();
             Self {

@@ -5,7 +5,6 @@
 //! everything at every moment. Both must agree on who was refused, asked when, ended, abandoned, on how long it took, and
 //! on the books.
 
-use std::panic::Location;
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -16,13 +15,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use crate::base::sync::mailbox;
 use crate::base::time::{self, Deadline, Duration, Instant, clock};
 use crate::cancel::cause::{Cause, CauseKind};
-use crate::policy::failure::OnFailure;
 use crate::shutdown::courier::Courier;
 use crate::shutdown::drain::{Drain, Turn};
 use crate::shutdown::report::ShutdownReport;
 use crate::status::outcome::Outcome;
 use crate::task::group::Group;
-use crate::task::panic::PanicHook;
 use crate::task::record::{Birth, OnDrain, Record};
 use crate::task::registry::{Phases, Registry, Settings, Thread};
 
@@ -509,14 +506,13 @@ impl<'a> Stage<'a> {
         clock::set(Some(start));
         let milliseconds = Duration::from_millis;
         let settings = Settings {
-            grace: milliseconds(scenario.budget),
             max_tasks: 1_000,
             history: 1_000,
-            panic_hook: PanicHook::Leave,
             phases: Phases {
                 lame_duck: milliseconds(scenario.lame_duck),
                 drain: milliseconds(scenario.drain),
             },
+            ..Settings::plain(milliseconds(scenario.budget))
         };
         let (sender, errands) = mailbox();
         let registry = Arc::new(Registry::new(settings, sender));
@@ -616,18 +612,13 @@ impl<'a> Stage<'a> {
     fn give_birth(&self, task: &NewTask) -> Option<Result<Arc<Record>, ()>> {
         let group = self.groups[task.group % self.groups.len()].as_ref()?;
         let birth = Birth {
-            path: Arc::from("task"),
-            group: group.id(),
-            token: group.token().child_token(),
             grace: task.grace.map(Duration::from_millis),
             on_drain: if task.drains {
                 OnDrain::Ends
             } else {
                 OnDrain::GoesOn
             },
-            on_failure: OnFailure::Record,
-            counts_for_readiness: false,
-            spawned_at: Location::caller(),
+            ..Birth::plain(group.id(), group.token().child_token())
         };
         Some(self.registry.register(birth).map_err(drop))
     }

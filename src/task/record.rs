@@ -235,6 +235,23 @@ pub(crate) struct Birth {
     pub(crate) spawned_at: &'static Location<'static>,
 }
 
+#[cfg(any(test, loom, shuttle))]
+impl Birth {
+    /// For tests: a task with nothing of its own.
+    pub(crate) fn plain(group: GroupId, token: CancellationToken) -> Self {
+        Self {
+            path: Arc::from("task"),
+            group,
+            token,
+            grace: None,
+            on_drain: OnDrain::GoesOn,
+            on_failure: OnFailure::Record,
+            counts_for_readiness: false,
+            spawned_at: Location::caller(),
+        }
+    }
+}
+
 impl Record {
     pub(crate) fn new(id: TaskId, birth: Birth, ledger: &Arc<Ledger>) -> Self {
         let Birth {
@@ -649,16 +666,7 @@ mod tests {
     }
 
     fn record(number: u64) -> Record {
-        let birth = Birth {
-            path: Arc::from("task"),
-            group: GroupId(0),
-            token: CancellationToken::new(),
-            grace: None,
-            on_drain: OnDrain::GoesOn,
-            counts_for_readiness: false,
-            on_failure: OnFailure::Record,
-            spawned_at: Location::caller(),
-        };
+        let birth = Birth::plain(GroupId(0), CancellationToken::new());
         Record::new(TaskId(number), birth, &Ledger::new())
     }
 

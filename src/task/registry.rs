@@ -92,6 +92,20 @@ pub(crate) struct Settings {
     pub(crate) phases: Phases,
 }
 
+#[cfg(any(test, loom, shuttle))]
+impl Settings {
+    /// For tests: room for a few, and nothing before the stop.
+    pub(crate) fn plain(grace: Duration) -> Self {
+        Self {
+            grace,
+            max_tasks: 8,
+            history: 8,
+            panic_hook: PanicHook::Leave,
+            phases: Phases::default(),
+        }
+    }
+}
+
 /// The times before anybody is asked to stop.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Phases {
@@ -910,34 +924,17 @@ impl Entry {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
-    use std::panic::Location;
 
     use super::*;
-    use crate::policy::failure::OnFailure;
 
     fn registry() -> Registry {
-        let settings = Settings {
-            grace: Duration::MAX,
-            max_tasks: 8,
-            history: 8,
-            panic_hook: PanicHook::Leave,
-            phases: Phases::default(),
-        };
+        let settings = Settings::plain(Duration::MAX);
         let (nobody_listens, _) = mailbox();
         Registry::new(settings, nobody_listens)
     }
 
     fn register(registry: &Registry) -> Arc<Record> {
-        let birth = Birth {
-            path: Arc::from("task"),
-            group: ROOT,
-            token: CancellationToken::new(),
-            grace: None,
-            on_drain: OnDrain::GoesOn,
-            on_failure: OnFailure::Record,
-            counts_for_readiness: false,
-            spawned_at: Location::caller(),
-        };
+        let birth = Birth::plain(ROOT, CancellationToken::new());
         registry.register(birth).expect("there is room")
     }
 

@@ -798,6 +798,19 @@ impl Belongings {
         }
     }
 
+    /// Once a thread of this name is gone.
+    fn without_thread(name: &str) -> Self {
+        let start = Instant::now();
+        loop {
+            let now = Self::now();
+            if !now.threads.iter().any(|thread| thread.trim() == name) {
+                return now;
+            }
+            assert!(start.elapsed() < SOON, "`{name}` stays: {now:#?}");
+            thread::yield_now();
+        }
+    }
+
     /// The house threads of deadlines and callbacks leave a second after their last work.
     fn until_they_are(&self, what: &str) {
         let start = Instant::now();
@@ -847,8 +860,7 @@ fn two_hundred_children() {
     // Whatever is made once and stays is made before.
     let first = manager.spawn("first", |ctx| Ok(ctx.run(&mut shell("true"))?.success()?));
     drop(soon(&manager, &first.expect("spawned")));
-    thread::sleep(Duration::from_millis(100));
-    let before = Belongings::now();
+    let before = Belongings::without_thread("first");
     let start = Instant::now();
     let mut random = Random::new();
     let (send, groups) = unbounded();

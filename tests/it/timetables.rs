@@ -167,7 +167,8 @@ fn a_tick_that_cannot_be_started_is_a_failed_tick_and_not_the_end_of_all_jobs() 
             break hog;
         }
     };
-    std::thread::sleep(Duration::from_millis(20));
+    let refused = house.status().ticks;
+    until(|| house.status().ticks > refused); // one for which there was no thread
     drop(release);
     hog.join_timeout(HANG).expect("it was let go");
     let before = ticks.load(Ordering::SeqCst);
