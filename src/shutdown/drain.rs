@@ -32,9 +32,11 @@
 //! # Scenarios
 //! *A task is spawned while its group is about to be asked*: registered before, it is among the group's tasks or below
 //! its cancelled token; else refused (registry.rs, 2). *A task spawned into a group that is asked later*: the group's
-//! tasks are taken when it is asked, not before. *A straggler ends between diagnosis and deadline*: it is not in the
-//! books any more as live and gets an ordinary row. *It ends while it is abandoned*: `Record::abandon` and `Record::end`
-//! are decided under the record's lock; if the end came first, it is not abandoned.
+//! tasks are taken when it is asked, not before. *A group is being cancelled by somebody else when it is asked*: his walk
+//! through the tree may take any time, even that of the whole shutdown if he is the one who does not stop. So each task
+//! that was asked is looked at, and cancelled if it was not yet. *A straggler ends between diagnosis and deadline*: it is
+//! not in the books any more as live and gets an ordinary row. *It ends while it is abandoned*: `Record::abandon` and
+//! `Record::end` are decided under the record's lock; if the end came first, it is not abandoned.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -408,10 +410,18 @@ impl<'a> Drain<'a> {
         let share = self.share(&order);
         self.current = Some((order.group, Deadline::after(share).earlier(self.deadline)));
         // Before the cancel: what a task passes from now on, it passes after the stop.
-        for record in order.tasks {
-            self.watched.insert(record.id, Watched::new(record, now));
+        for record in &order.tasks {
+            let watched = Watched::new(Arc::clone(record), now);
+            self.watched.insert(record.id, watched);
         }
-        let due = order.token.cancel_leaving_work(self.demand.cause.clone());
+        let cause = &self.demand.cause;
+        let mut due = order.token.cancel_leaving_work(cause.clone());
+        for record in &order.tasks {
+            // Somebody else cancels the group and has not come to this one yet.
+            if !record.token.is_cancelled() {
+                due.extend(record.token.cancel_leaving_work(cause.clone()));
+            }
+        }
         self.registry.run_by_courier(due);
     }
 
@@ -893,6 +903,21 @@ mod tests {
         let counts = drain.conclude().counts();
         assert_eq!((counts.live, counts.completed), (0, 1));
         stage.registry.withdraw(&stage.task);
+        stage.close();
+    }
+
+    #[test]
+    fn a_task_that_the_cancel_of_its_group_has_not_reached_is_cancelled_itself() {
+        let stage = Stage::new();
+        let (root, task) = (stage.registry.root_token(), &stage.task);
+        // As if its canceller were on his way: the flag is set, and the task does not have it yet.
+        root.cancel();
+        assert!(!task.token.is_cancelled());
+        let mut drain = stage.drain();
+        while matches!(drain.turn(), Turn::Again) {}
+        assert!(task.token.is_cancelled());
+        drop(drain);
+        stage.registry.withdraw(task);
         stage.close();
     }
 
