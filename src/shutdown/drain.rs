@@ -400,14 +400,14 @@ impl<'a> Drain<'a> {
             return false;
         };
         match order {
-            Some(order) => self.ask(order, now),
+            Some(order) => self.ask(&order, now),
             None => self.all_asked = true,
         }
         true
     }
 
-    fn ask(&mut self, order: StopOrder, now: Instant) {
-        let share = self.share(&order);
+    fn ask(&mut self, order: &StopOrder, now: Instant) {
+        let share = self.share(order);
         self.current = Some((order.group, Deadline::after(share).earlier(self.deadline)));
         // Before the cancel: what a task passes from now on, it passes after the stop.
         for record in &order.tasks {
