@@ -281,7 +281,13 @@ impl Manager {
         if self.is_own_task() {
             return Err(ShutdownError::WouldDeadlock);
         }
-        Ok(self.verdict.wait())
+        Ok(self.wait_for_verdict())
+    }
+
+    /// Waits for the report; the drain does not wait for a callback that does so.
+    fn wait_for_verdict(&self) -> ShutdownReport {
+        self.registry.excuse_own_callback();
+        self.verdict.wait()
     }
 
     /// Whether the caller is one of the manager's tasks.
@@ -327,7 +333,7 @@ impl Drop for Manager {
             );
         }
         if !self.is_own_task() {
-            drop(self.verdict.wait());
+            drop(self.wait_for_verdict());
             self.dismiss_house();
         }
     }
@@ -462,7 +468,7 @@ impl ManagerBuilder {
         let over =
             Cause::at_place(CauseKind::Shutdown, place).with_note("end of the body of `run`");
         manager.registry.request.raise(over, None);
-        let report = manager.verdict.wait();
+        let report = manager.wait_for_verdict();
         drop(manager);
         match result {
             Ok(Ok(())) => report,

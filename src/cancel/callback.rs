@@ -74,11 +74,14 @@ impl Callback {
 
     /// Waits until the work is over, unless it is the caller's own.
     pub(crate) fn wait(&self) {
-        let is_mine =
-            matches!(&*self.state.lock(), State::Running(thread) if *thread == sync::thread_id());
-        if !is_mine {
+        if !self.is_mine() {
             self.over.wait_until(Deadline::NEVER);
         }
+    }
+
+    /// Whether the calling thread runs it.
+    pub(crate) fn is_mine(&self) -> bool {
+        matches!(&*self.state.lock(), State::Running(thread) if *thread == sync::thread_id())
     }
 
     /// Where it was registered.
@@ -154,7 +157,27 @@ impl Callbacks {
     }
 }
 
-/// How many threads run callbacks of deadlines, so that a few that block delay none of the others.
+/// Who wants to hear that a callback which was handed over is over.
+pub(crate) trait Client: Send + Sync {
+    fn is_over(&self, callback: &Arc<Callback>);
+}
+
+/// A callback to be run, and for whom.
+struct Order {
+    callback: Arc<Callback>,
+    client: Option<Arc<dyn Client>>,
+}
+
+impl Order {
+    fn carry_out(self) {
+        self.callback.run();
+        if let Some(client) = self.client {
+            client.is_over(&self.callback);
+        }
+    }
+}
+
+/// How many threads run callbacks of deadlines and shutdowns, so that a few that block delay none of the others.
 const CREW: usize = 4;
 
 /// So many with those who came because all the others are stuck.
@@ -174,13 +197,13 @@ crate::base::sync::checker::lazy_static! {
     static ref CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
 }
 
-/// The threads that run the callbacks of deadlines: they come when there is work and go when there was none for a while.
+/// The threads that run the callbacks that no program line set going: they come when there is work and go when there was none for a while.
 /// When all are busy and work is left, a stand-in watches, and joins them if they are stuck.
 struct CrewRoom(Monitor<Crew>);
 
 /// One is called at a time; who comes and takes a callback calls the next for the rest, since the callback may block.
 struct Crew {
-    queue: VecDeque<Arc<Callback>>,
+    queue: VecDeque<Order>,
     /// All who were started and have not gone.
     hired: usize,
     /// Those who sleep here and were not called.
@@ -203,20 +226,48 @@ enum Call {
 
 /// Has `callbacks` run by a thread that may block.
 pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) {
-    if callbacks.is_empty() {
-        return;
-    }
-    let mut crew = CREW_ROOM.0.lock();
-    crew.queue.extend(callbacks);
-    let call = crew.call();
-    drop(crew);
-    if CREW_ROOM.make(&call).is_err() {
+    let order = |callback| Order {
+        callback,
+        client: None,
+    };
+    if CREW_ROOM.take(callbacks.into_iter().map(order)).is_err() {
         // Without a thread the caller is the crew: late is better than never.
-        CREW_ROOM.work_off();
+        work_off();
     }
 }
 
+/// The same, and tells `client` of the end of each.
+///
+/// # Errors
+/// When there is no thread to be had: somebody who may block is to [work off](work_off) what waits.
+pub(crate) fn hand_over_for(
+    client: &Arc<dyn Client>,
+    callbacks: Vec<Arc<Callback>>,
+) -> io::Result<()> {
+    let order = |callback| Order {
+        callback,
+        client: Some(Arc::clone(client)),
+    };
+    CREW_ROOM.take(callbacks.into_iter().map(order))
+}
+
+/// Runs what waits for a thread of the crew.
+pub(crate) fn work_off() {
+    CREW_ROOM.work_off();
+}
+
 impl CrewRoom {
+    fn take(&self, orders: impl ExactSizeIterator<Item = Order>) -> io::Result<()> {
+        if orders.len() == 0 {
+            return Ok(());
+        }
+        let mut crew = self.0.lock();
+        crew.queue.extend(orders);
+        let call = crew.call();
+        drop(crew);
+        self.make(&call)
+    }
+
     fn make(&self, call: &Call) -> io::Result<()> {
         match call {
             Call::Nobody => Ok(()),
@@ -282,19 +333,19 @@ impl CrewRoom {
     }
 
     fn work_off(&self) {
-        while let Some((callback, call)) = self.next() {
+        while let Some((order, call)) = self.next() {
             // Should nobody be had, the rest is done here, one after another.
             let called = self.make(&call);
             drop(called);
-            callback.run();
+            order.carry_out();
         }
     }
 
-    fn next(&self) -> Option<(Arc<Callback>, Call)> {
+    fn next(&self) -> Option<(Order, Call)> {
         let mut crew = self.0.lock();
-        let callback = crew.queue.pop_front()?;
+        let order = crew.queue.pop_front()?;
         crew.taken += 1;
-        Some((callback, crew.call()))
+        Some((order, crew.call()))
     }
 
     /// Sleeps until there is work; `false` if there was none for long.
@@ -440,7 +491,12 @@ mod tests {
         let callback = counting(&Arc::default());
         let mut crew = Crew::new();
         assert!(matches!(crew.call(), Call::Nobody), "there is no work");
-        crew.queue.extend([Arc::clone(&callback), callback]);
+        let order = |callback| Order {
+            callback,
+            client: None,
+        };
+        crew.queue
+            .extend([Arc::clone(&callback), callback].map(order));
         assert!(matches!(crew.call(), Call::Newcomer));
         assert!(matches!(crew.call(), Call::Nobody), "one is coming");
         crew.one_is_here();

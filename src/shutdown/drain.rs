@@ -19,14 +19,15 @@
 //! 1. While the share of the group asked last is not over and some of its tasks live, nobody else is asked. Else the
 //!    next group is: those below before those above, the youngest first. Late ones go on being awaited.
 //! 2. Hurried, or past the deadline, all groups are asked in one step, whatever is still being made.
-//! 3. When every group was asked and the books are empty (every task ended, every thread joined), the drain is over. A
-//!    task in foreign code that has lasted for longer than it may is not waited for.
+//! 3. When every group was asked, the books are empty (every task ended, every thread joined) and the callbacks that the
+//!    stop set going are over, the drain is over. A task in foreign code that has lasted for longer than it may is not
+//!    waited for.
 //! 4. Shortly before the deadline the wards of those who were asked are ended (record.rs: what must not outlive its task,
 //!    so that it can still end in time); then stragglers are diagnosed, at the deadline abandoned.
 //! 5. Else, if nobody was asked in this turn, the warden sleeps until the bell rings or something falls due. Whoever
 //!    empties a group or the books rings.
 //!
-//! What may block is the courier's business. Should it hang, in a logger say, the warden joins those threads itself of
+//! What may block is the courier's business, and callbacks that of the crew (callback.rs). Should it hang, in a logger say, the warden joins those threads itself of
 //! which the kernel says that they are gone, and says no more to the logger.
 //!
 //! # Scenarios
@@ -422,7 +423,7 @@ impl<'a> Drain<'a> {
                 due.extend(record.token.cancel_leaving_work(cause.clone()));
             }
         }
-        self.registry.run_by_courier(due);
+        self.registry.run_callbacks(due);
     }
 
     /// Whether the group asked last has stopped or used up its share.
@@ -463,7 +464,9 @@ impl<'a> Drain<'a> {
         if self.all_asked && self.must_join_itself() {
             self.registry.join_all_who_are_gone();
         }
-        self.all_asked && (self.registry.is_empty() || self.only_foreign_code_is_left())
+        self.all_asked
+            && !self.registry.has_callbacks_under_way()
+            && (self.registry.is_empty() || self.only_foreign_code_is_left())
     }
 
     fn only_foreign_code_is_left(&self) -> bool {
@@ -752,6 +755,7 @@ impl<'a> Drain<'a> {
             tasks,
             counts,
             stuck_courier: self.courier.stuck_in(HURRY / 2),
+            callbacks: self.registry.callbacks_under_way(),
             ledger: Arc::clone(&self.registry.ledger),
         })
     }

@@ -23,7 +23,7 @@ use crate::task::record::{Ledger, Record};
 /// |---|---|
 /// | 0 | everybody stopped, and no failure was left unread |
 /// | 1 | a critical task or the body of `run` failed, a failure was read by nobody, or there was no manager to be had |
-/// | 2 | somebody did not stop in time; who was in announced [foreign](crate::TaskContext::foreign) code does not count |
+/// | 2 | a task did not stop or a [callback](crate::CancellationToken::on_cancel) was not over in time; who was in announced [foreign](crate::TaskContext::foreign) code does not count |
 /// | 130 | the third signal ended the process, without a report |
 ///
 /// ```
@@ -62,6 +62,8 @@ pub(crate) struct Facts {
     pub(crate) counts: TaskCounts,
     /// What the courier was stuck in.
     pub(crate) stuck_courier: Option<String>,
+    /// Where the callbacks were registered that were not over in time.
+    pub(crate) callbacks: Vec<&'static Location<'static>>,
     pub(crate) ledger: Arc<Ledger>,
 }
 
@@ -196,6 +198,7 @@ impl ShutdownReport {
             tasks: Vec::new(),
             counts: TaskCounts::default(),
             stuck_courier: None,
+            callbacks: Vec::new(),
             ledger: Ledger::new(),
         });
         let mut inner = Inner::clone(&report.with_body_error(error).0);
@@ -240,6 +243,12 @@ impl ShutdownReport {
         self.tasks().iter().filter(|task| task.diagnosis.is_some())
     }
 
+    /// Where the callbacks were registered that the stop set going and that were not over in time.
+    #[must_use]
+    pub fn late_callbacks(&self) -> &[&'static Location<'static>] {
+        &self.0.facts.callbacks
+    }
+
     /// The numbers of the whole life of the manager, at the time of the report.
     #[must_use]
     pub fn counts(&self) -> TaskCounts {
@@ -264,7 +273,8 @@ impl ShutdownReport {
         let failed = self.body_error().is_some()
             || self.0.facts.ledger.has_critical_failure()
             || self.unread_failures() > 0;
-        if self.stragglers().any(|task| !task.is_foreign()) {
+        let is_late = self.stragglers().any(|task| !task.is_foreign());
+        if is_late || !self.late_callbacks().is_empty() {
             2
         } else {
             u8::from(failed)
@@ -289,6 +299,9 @@ impl Termination for ShutdownReport {
         ExitCode::from(self.exit_code())
     }
 }
+
+/// How many callbacks that were not over are printed.
+const CALLBACKS: usize = 16;
 
 /// How many rows of tasks with nothing to tell are printed.
 const DULL_ROWS: usize = 50;
@@ -327,6 +340,17 @@ impl fmt::Display for ShutdownReport {
                     .map(ToString::to_string)
                     .unwrap_or_default()
             )?;
+        }
+        for at in facts.callbacks.iter().take(CALLBACKS) {
+            let (file, line) = (at.file(), at.line());
+            writeln!(
+                f,
+                "  the callback registered at {file}:{line} was not over in time"
+            )?;
+        }
+        let more = facts.callbacks.len().saturating_sub(CALLBACKS);
+        if more > 0 {
+            writeln!(f, "  nor were {more} more callbacks")?;
         }
         if let Some(errand) = &facts.stuck_courier {
             writeln!(

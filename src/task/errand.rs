@@ -1,7 +1,6 @@
 //! What the courier is sent to do.
 
 use std::fmt;
-use std::panic::Location;
 use std::sync::Arc;
 
 /// A piece of work that may block on foreign code.
@@ -19,8 +18,8 @@ pub(crate) enum Errand {
 pub(crate) enum What {
     /// The real join of the thread of this task.
     Join(Arc<str>),
-    /// The callback registered here.
-    Callback(&'static Location<'static>),
+    /// Callbacks for which no thread was to be had.
+    Callbacks,
     /// A line of log.
     Log,
     /// The logger's flush.
@@ -47,9 +46,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Join(task) => write!(f, "the join of the thread of `{task}`"),
-            Self::Callback(at) => {
-                write!(f, "the callback registered at {}:{}", at.file(), at.line())
-            }
+            Self::Callbacks => f.write_str("a callback"),
             Self::Log => f.write_str("a line of log"),
             Self::Flush => f.write_str("the flush of the log"),
         }

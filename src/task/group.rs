@@ -131,7 +131,7 @@ impl Group {
                 let cause = Cause::of_task(CauseKind::SiblingFailed, &record.path);
                 self.0.registry.refuse(self.0.id);
                 let due = self.0.token.cancel_leaving_work(cause);
-                self.0.registry.run_by_courier(due);
+                self.0.registry.run_callbacks(due);
             }
             OnFailure::ShutDown => {
                 self.0.registry.ledger.note_critical_failure();

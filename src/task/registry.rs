@@ -10,21 +10,22 @@
 //!    below it later is born refusing.
 //! 4. A group stays in the books while somebody can spawn into it or a task or group of it is left.
 //! 5. The counters change in the step that moves the record, so they are exact at every moment.
-//! 6. `books` is held alone, never while user code runs; what leaves the books is dropped after the lock.
+//! 6. `books` and `under_way` are held alone, never while user code runs; what leaves them is dropped after the lock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::latch::Latch;
 use crate::base::limits;
 use crate::base::sync::{
-    AtomicBool, AtomicCell, JoinHandle, MailReceiver, MailSender, Monitor, Ordering, Receiver,
-    Sender, mailbox, unbounded,
+    AtomicBool, AtomicCell, JoinHandle, MailReceiver, MailSender, Monitor, Mutex, Ordering,
+    Receiver, Sender, mailbox, unbounded,
 };
 use crate::base::thread_id;
 use crate::base::time::{Duration, Instant};
 use crate::base::unwind;
-use crate::cancel::callback::Callback;
+use crate::cancel::callback::{self, Callback, Client};
 use crate::cancel::token::CancellationToken;
 use crate::status::outcome::Outcome;
 use crate::status::request::ShutdownRequest;
@@ -58,6 +59,8 @@ pub(crate) struct Registry {
     /// The courier was sent to the departed and has not begun.
     is_courier_sent: AtomicBool,
     courier: MailSender<Errand>,
+    /// The callbacks that a stop of this manager set going and that are not over.
+    under_way: Mutex<BTreeMap<usize, Arc<Callback>>>,
 }
 
 /// A thread that has said its last words and is to be joined.
@@ -223,6 +226,7 @@ impl Registry {
             departed: mailbox(),
             is_courier_sent: AtomicBool::new(false),
             courier,
+            under_way: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -358,11 +362,40 @@ impl Registry {
         }
     }
 
-    /// Has the courier run the callbacks of a token that no program line cancelled.
-    pub(crate) fn run_by_courier(&self, callbacks: Vec<Arc<Callback>>) {
-        for callback in callbacks {
-            let what = What::Callback(callback.registered_at());
-            self.send(Errand::run(what, move || callback.run()));
+    /// Has the callbacks of a token run that this manager cancelled. The drain waits for their end.
+    pub(crate) fn run_callbacks(self: &Arc<Self>, callbacks: Vec<Arc<Callback>>) {
+        if callbacks.is_empty() {
+            return;
+        }
+        let mut under_way = self.under_way.lock();
+        let with_key = |callback: &Arc<Callback>| (key_of(callback), Arc::clone(callback));
+        under_way.extend(callbacks.iter().map(with_key));
+        drop(under_way);
+        let client = Arc::clone(self) as Arc<dyn Client>;
+        if callback::hand_over_for(&client, callbacks).is_err() {
+            self.send(Errand::run(What::Callbacks, callback::work_off));
+        }
+    }
+
+    /// Where the callbacks were registered that were to be run and are not over.
+    pub(crate) fn callbacks_under_way(&self) -> Vec<&'static Location<'static>> {
+        let under_way = self.under_way.lock();
+        let places = under_way.values().map(|it| it.registered_at());
+        places.collect()
+    }
+
+    pub(crate) fn has_callbacks_under_way(&self) -> bool {
+        !self.under_way.lock().is_empty()
+    }
+
+    /// The callback that the calling thread runs, if it runs one, is about to wait for the end of the shutdown: that does
+    /// not wait for it.
+    pub(crate) fn excuse_own_callback(&self) {
+        let under_way = self.under_way.lock();
+        let all: Vec<_> = under_way.values().map(Arc::clone).collect();
+        drop(under_way);
+        if let Some(own) = all.iter().find(|callback| callback.is_mine()) {
+            self.is_over(own);
         }
     }
 
@@ -644,6 +677,24 @@ impl Registry {
         let mut books = self.books.lock();
         books.muster = books.live_ones().map(Arc::clone).collect();
     }
+}
+
+impl Client for Registry {
+    fn is_over(&self, callback: &Arc<Callback>) {
+        let mut under_way = self.under_way.lock();
+        let gone = under_way.remove(&key_of(callback));
+        let was_last = gone.is_some() && under_way.is_empty();
+        drop(under_way);
+        drop(gone);
+        if was_last {
+            self.request.bell().ring();
+        }
+    }
+}
+
+/// A number that no other callback has while this one exists.
+fn key_of(callback: &Arc<Callback>) -> usize {
+    Arc::as_ptr(callback).addr()
 }
 
 /// What left the books and who wants to know; to be dropped and told after the lock.

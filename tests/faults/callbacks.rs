@@ -4,10 +4,10 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use taskmuster::crossbeam_channel::{bounded, unbounded};
-use taskmuster::{CallbackGuard, CancellationToken, Manager};
+use taskmuster::crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+use taskmuster::{CallbackGuard, CancellationToken, Group, Manager, OnFailure};
 
 use crate::books::{HANG, manager, rounds};
 use crate::child;
@@ -364,8 +364,10 @@ fn f049_three_callbacks_of_deadlines_that_block_do_not_delay_those_of_other_dead
 }
 
 #[test]
-fn f049_a_callback_that_blocks_the_shutdown_s_thread_is_passed_by_those_behind_it() {
-    let manager = Manager::builder().grace(HANG).build().expect("a manager");
+fn f049_a_callback_that_blocks_during_a_shutdown_is_passed_by_the_others_awaited_until_the_deadline_and_named()
+ {
+    let manager = Manager::builder().grace(Duration::from_millis(500));
+    let manager = manager.build().expect("a manager");
     let (release, released) = bounded::<()>(0);
     let (there, ready) = bounded(2);
     let blocks = manager.spawn("blocks", {
@@ -393,13 +395,87 @@ fn f049_a_callback_that_blocks_the_shutdown_s_thread_is_passed_by_those_behind_i
     }
     let report = manager.shutdown().expect("a report");
     assert!(unblocked.try_join().expect("it ended"));
-    assert_eq!(report.exit_code(), 0, "{report}");
-    let text = report.to_string();
-    assert!(
-        text.contains("is stuck in the callback registered at"),
-        "{text}"
-    );
+    assert_eq!(report.exit_code(), 2, "{report}");
+    assert_eq!(report.late_callbacks().len(), 1, "{report}");
+    let line = report.late_callbacks()[0].line();
+    let words = format!("callbacks.rs:{line} was not over in time");
+    assert!(report.to_string().contains(&words), "{report}");
     drop(release);
+}
+
+#[test]
+fn f049_a_callback_of_a_group_that_failed_holds_up_no_callback_of_another_group() {
+    let manager = manager();
+    let (release, released) = bounded::<()>(0);
+    let (there, ready) = bounded(2);
+    let [blocking, unblocked] = ["blocking", "unblocked"].map(|name| manager.group(name));
+    blocking
+        .token()
+        .on_cancel(move || {
+            let _ = there.send(());
+            let _ = released.recv();
+        })
+        .keep();
+    let (unblock, blocked) = bounded::<()>(1);
+    unblocked.token().on_cancel(move || drop(unblock)).keep();
+    let reader = unblocked.spawn("reader", move |_| Ok(blocked.recv_timeout(HANG)));
+    let fails = |group: &Group| {
+        let task = group.task("fails").on_failure(OnFailure::StopGroup);
+        task.spawn::<()>(|_| Err("on purpose".into()))
+            .expect("spawned")
+    };
+    assert!(fails(&blocking).join().is_err());
+    ready.recv_timeout(HANG).expect("its callback runs");
+    assert!(fails(&unblocked).join().is_err());
+    let read = reader.expect("spawned").join().expect("a value");
+    assert_eq!(read, Err(RecvTimeoutError::Disconnected));
+    drop(release);
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn f049_the_callbacks_of_a_shutdown_have_all_run_when_it_is_over() {
+    let manager = manager();
+    let tally = Tally::default();
+    let (last, others) = bounded::<()>(0);
+    for _ in 0..20 {
+        let (work, others) = (tally.work(), others.clone());
+        let work = move || {
+            // Until the first one runs, which runs last.
+            let _ = others.recv();
+            work();
+        };
+        manager.root_group().token().on_cancel(work).keep();
+    }
+    let lets_go = move || drop(last);
+    let lets_go = manager.spawn("task", move |ctx| {
+        ctx.on_cancel(lets_go).keep();
+        Ok(ctx.wait())
+    });
+    until("the task waits", || manager.counts().live == 1);
+    drop(lets_go.expect("spawned"));
+    let report = manager.shutdown().expect("a report");
+    assert_eq!(report.exit_code(), 0, "{report}");
+    assert_eq!((tally.runs(), report.late_callbacks()), (20, [].as_slice()));
+}
+
+#[test]
+fn f049_a_callback_that_waits_for_the_end_of_the_shutdown_that_set_it_going_gets_its_report() {
+    let manager = Arc::new(manager());
+    let (report, reported) = bounded(1);
+    let theirs = Arc::clone(&manager);
+    let token = manager.root_group().token().clone();
+    token
+        .on_cancel(move || {
+            drop(report.send(theirs.shutdown().expect("a report")));
+        })
+        .keep();
+    let begin = Instant::now();
+    let direct = manager.shutdown().expect("a report");
+    let from_within = reported.recv_timeout(HANG).expect("it returns");
+    assert!(begin.elapsed() < HANG, "it waited for itself");
+    assert!(direct.is_clean() && from_within.is_clean(), "{direct}");
 }
 
 // ---- 50 to 53: what callbacks may do ----
