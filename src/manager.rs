@@ -476,8 +476,9 @@ impl ManagerBuilder {
                 // What the error does when it is asked, or dropped, costs nobody the report.
                 let mut is_this_stop = false;
                 unwind::contain(|| {
-                    is_this_stop = under_way
-                        .is_some_and(|demand| cancelled::comes_from(&demand.cause, &*error));
+                    is_this_stop = under_way.is_some_and(|demand| {
+                        cancelled::coming_from(&demand.cause, &*error).is_some()
+                    });
                 });
                 let report = if is_this_stop {
                     report

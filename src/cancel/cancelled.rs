@@ -96,7 +96,8 @@ const CHAIN: usize = 256;
 
 /// Finds the `Cancelled` in the chain of `error` that asked `node` itself to stop: one of its own or of an ancestor.
 ///
-/// Any other, of a joined task, an inner timeout or a foreign token, is a failure like any error.
+/// Any other, of a joined task, an inner timeout or a foreign token, is a failure like any error, unless it is
+/// [that of the shutdown](coming_from).
 pub(crate) fn addressed_to(node: &Node, error: &(dyn Error + 'static)) -> Option<Cancelled> {
     origins(error)
         .find(|origin| node.is_at_or_below(&origin.0))
@@ -109,9 +110,11 @@ pub(crate) fn is_timeout_of(node: &Arc<Node>, error: &(dyn Error + 'static)) -> 
         .any(|origin| Arc::ptr_eq(&origin.0, node) && origin.cause().kind() == CauseKind::Deadline)
 }
 
-/// Whether the chain of `error` holds a `Cancelled` that came from `cause`.
-pub(crate) fn comes_from(cause: &Cause, error: &(dyn Error + 'static)) -> bool {
-    origins(error).any(|origin| origin.cause().is_same(cause))
+/// Finds the `Cancelled` in the chain of `error` that came from `cause`.
+pub(crate) fn coming_from(cause: &Cause, error: &(dyn Error + 'static)) -> Option<Cancelled> {
+    origins(error)
+        .find(|&origin| origin.cause().is_same(cause))
+        .map(|origin| Cancelled(origin.clone()))
 }
 
 fn origins<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a Origin> {

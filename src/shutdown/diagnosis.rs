@@ -51,6 +51,8 @@ pub struct InSection {
     pub what: Arc<str>,
     /// How long it has lasted.
     pub since: Duration,
+    /// Not the task's own thread is in it, but a helper thread of the task.
+    pub by_helper: bool,
 }
 
 /// How the wait for another task begins.
@@ -78,7 +80,12 @@ impl Diagnosis {
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         let section = self.section.as_ref();
-        section.is_some_and(|section| section.kind == SectionKind::Foreign)
+        section.is_some_and(|section| section.kind == SectionKind::Foreign && !section.by_helper)
+    }
+
+    /// Whether it is about the thread of a task that has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Logging | Stage::Exiting)
     }
 
     /// Whether it computes: on a crowded machine a task that never pauses gets little of a processor.
@@ -175,8 +182,15 @@ impl fmt::Display for Diagnosis {
                 kind: SectionKind::Foreign,
                 what,
                 since,
+                by_helper,
             }) => {
                 let (what, since) = (printable(what), human(*since));
+                if *by_helper {
+                    return write!(
+                        f,
+                        "has a helper thread that has been in `{what}` for {since}, foreign code that nothing can stop"
+                    );
+                }
                 return write!(
                     f,
                     "has been in `{what}` for {since}, foreign code that nothing can stop"
@@ -405,6 +419,7 @@ mod tests {
                 kind: SectionKind::Shield,
                 what: Arc::from("shield"),
                 since: Duration::from_secs(5),
+                by_helper: false,
             }),
             ..chatty.clone()
         };
@@ -458,6 +473,7 @@ mod tests {
             kind,
             what: Arc::from("dns lookup"),
             since: Duration::from_secs(3),
+            by_helper: false,
         };
         let foreign = Diagnosis {
             section: Some(section(SectionKind::Foreign)),
@@ -467,6 +483,18 @@ mod tests {
         assert_eq!(
             foreign.to_string(),
             "`hash` has been in `dns lookup` for 3.00 s, foreign code that nothing can stop"
+        );
+        let helped = Diagnosis {
+            section: Some(InSection {
+                by_helper: true,
+                ..section(SectionKind::Foreign)
+            }),
+            ..straggler()
+        };
+        assert!(!helped.is_foreign());
+        assert_eq!(
+            helped.to_string(),
+            "`hash` has a helper thread that has been in `dns lookup` for 3.00 s, foreign code that nothing can stop"
         );
         let shielded = Diagnosis {
             section: Some(section(SectionKind::Shield)),

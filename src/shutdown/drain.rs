@@ -56,7 +56,7 @@ use crate::status::outcome::Outcome;
 use crate::status::request::Demand;
 use crate::status::state::{TaskId, TaskState};
 use crate::task::errand::{Errand, What};
-use crate::task::record::{GroupId, Record, Standing};
+use crate::task::record::{GroupId, Record, Section, Standing};
 use crate::task::registry::{Registry, StopOrder};
 
 /// What a hurried shutdown gives everybody to answer.
@@ -201,6 +201,8 @@ pub(crate) struct Drain<'a> {
     next_sample: Deadline,
     next_news: Deadline,
     diagnoses: Option<BTreeMap<TaskId, Diagnosis>>,
+    /// Those who were let go in foreign code.
+    left: BTreeMap<TaskId, Diagnosis>,
 }
 
 /// How far the shutdown is.
@@ -246,6 +248,7 @@ impl<'a> Drain<'a> {
             next_sample: Deadline::after(SAMPLE),
             next_news: Deadline::after(NEWS),
             diagnoses: None,
+            left: BTreeMap::new(),
         };
         drain.announce();
         drain
@@ -460,13 +463,13 @@ impl<'a> Drain<'a> {
     }
 
     /// Whether all have stopped and were joined (3).
-    fn is_over(&self) -> bool {
+    fn is_over(&mut self) -> bool {
         if self.all_asked && self.must_join_itself() {
             self.registry.join_all_who_are_gone();
         }
         self.all_asked
             && !self.registry.has_callbacks_under_way()
-            && (self.registry.is_empty() || self.only_foreign_code_is_left())
+            && (self.registry.is_empty() || self.lets_all_go())
     }
 
     fn only_foreign_code_is_left(&self) -> bool {
@@ -477,6 +480,30 @@ impl<'a> Drain<'a> {
                 .exiting()
                 .iter()
                 .all(|it| it.standing().is_gone)
+    }
+
+    /// Abandons who is left if all of them are in foreign code for too long. Whoever comes back under way has until the
+    /// deadline, and those who were abandoned before it as well.
+    fn lets_all_go(&mut self) -> bool {
+        if !self.only_foreign_code_is_left() {
+            return false;
+        }
+        let now = time::now();
+        let let_go = |record: Arc<Record>| {
+            let section = record.let_go()?;
+            let diagnosis = Diagnosis {
+                section: Some(in_section(&section, now)),
+                ..self.diagnose_one(&record, false, now)
+            };
+            Some((record.id, diagnosis))
+        };
+        match self.registry.live().into_iter().map(let_go).collect() {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
     }
 
     /// When the next task in foreign code is let go.
@@ -672,11 +699,7 @@ impl<'a> Drain<'a> {
                 .map(|moved| now.saturating_duration_since(moved)),
             checkpoints_since: watched
                 .map_or(0, |watched| watched.passed.wrapping_sub(watched.base)),
-            section: record.section().map(|section| InSection {
-                kind: section.kind,
-                what: Arc::clone(&section.what),
-                since: now.saturating_duration_since(section.since),
-            }),
+            section: record.section().map(|section| in_section(&section, now)),
             waiting_for: self.wait_of(record),
             cpu: used,
             running: sight.as_ref().is_some_and(|sight| sight.running),
@@ -720,6 +743,7 @@ impl<'a> Drain<'a> {
     /// Abandons who is left and writes the report (4).
     pub(crate) fn conclude(mut self) -> ShutdownReport {
         let mut known = self.diagnoses.take().unwrap_or_default();
+        known.append(&mut self.left);
         for record in self.registry.live() {
             let is_straggler = record.abandon();
             record.end_wards();
@@ -740,8 +764,12 @@ impl<'a> Drain<'a> {
                 counts.live -= 1;
                 counts.add(outcome);
             }
-            let diagnosis = (!standing.is_gone).then(|| known.remove(&record.id));
-            tasks.push(self.row(record, standing, diagnosis.flatten()));
+            let mut diagnosis = known.remove(&record.id).filter(|_| !standing.is_gone);
+            if let Some(stale) = diagnosis.take_if(|it| standing.has_ended && !it.has_ended()) {
+                drop(stale);
+                diagnosis = Some(self.diagnose_one(&record, false, time::now()));
+            }
+            tasks.push(self.row(record, standing, diagnosis));
         }
         let took = time::now().saturating_duration_since(self.demand.since);
         ShutdownReport::new(Facts {
@@ -807,6 +835,15 @@ impl<'a> Drain<'a> {
             .remaining()
             .map_or(COURIER, |left| left.clamp(PATIENCE, COURIER));
         self.courier.flush(PATIENCE, Deadline::after(limit));
+    }
+}
+
+fn in_section(section: &Section, now: Instant) -> InSection {
+    InSection {
+        kind: section.kind,
+        what: Arc::clone(&section.what),
+        since: now.saturating_duration_since(section.since),
+        by_helper: !section.is_own,
     }
 }
 
@@ -922,6 +959,22 @@ mod tests {
         assert!(task.token.is_cancelled());
         drop(drain);
         stage.registry.withdraw(task);
+        stage.close();
+    }
+
+    #[test]
+    fn who_ends_after_the_diagnosis_is_diagnosed_anew() {
+        let stage = Stage::new();
+        let (registry, task) = (&stage.registry, &stage.task);
+        let mut drain = stage.drain();
+        drain.diagnose();
+        registry.end(task, Outcome::Completed, time::now(), Thread::ToBeJoined);
+        let report = drain.conclude();
+        let diagnosis = report.tasks()[0].diagnosis().expect("it has a thread");
+        assert_eq!(diagnosis.stage, diagnosis::Stage::Logging);
+        let thread = start_thread("task".to_owned(), None, || ()).expect("a thread");
+        registry.attach(task, thread);
+        registry.depart(task);
         stage.close();
     }
 

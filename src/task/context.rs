@@ -204,9 +204,13 @@ impl TaskContext {
         self.is_cancelled() || self.group.token().is_cancelled() || request.latch().is_open()
     }
 
-    /// The `Cancelled` in `error` that asked this very task to stop.
+    /// The `Cancelled` in `error` that asked this very task to stop, or that of the shutdown, which has come to another task
+    /// first that this one depends on.
     pub(crate) fn own_cancelled(&self, error: &(dyn Error + 'static)) -> Option<Cancelled> {
-        cancelled::addressed_to(self.token.node(), error)
+        cancelled::addressed_to(self.token.node(), error).or_else(|| {
+            let shutdown = self.group.registry().request.demand()?;
+            cancelled::coming_from(&shutdown.cause, error)
+        })
     }
 }
 

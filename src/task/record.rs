@@ -10,7 +10,8 @@
 //!    such a task close a moment after its late outcome can be seen.
 //! 4. The thread is joined by exactly one: whoever comes second of "the thread says it is gone" and "the spawner hands
 //!    over its join handle" gets it, decided under `life`.
-//! 5. `life` is held for a few assignments, alone, and nothing is dropped under it.
+//! 5. `life` is held for a few assignments, nothing is dropped under it and no other lock taken. The only lock that may be
+//!    held when it is taken is that of what the task is doing.
 
 use std::fmt;
 use std::ops::Deref;
@@ -169,6 +170,17 @@ struct Doing {
     is_past_last_call: bool,
 }
 
+impl Doing {
+    fn own_section(&self) -> Option<&Arc<Section>> {
+        self.sections.iter().rfind(|section| section.is_own)
+    }
+
+    fn foreign_section(&self) -> Option<&Arc<Section>> {
+        let section = self.own_section()?;
+        (section.kind == SectionKind::Foreign).then_some(section)
+    }
+}
+
 /// A stretch of a task with rules of its own.
 #[derive(Debug)]
 pub(crate) struct Section {
@@ -178,6 +190,8 @@ pub(crate) struct Section {
     pub(crate) since: Instant,
     /// Until when a stop waits for it.
     pub(crate) until: Deadline,
+    /// The task's own thread is in it, not a helper of it.
+    pub(crate) is_own: bool,
 }
 
 /// Why a section does not hear its task's stop.
@@ -375,9 +389,10 @@ impl Record {
         drop(over);
     }
 
-    /// The section that the task has entered last and not left.
+    /// The section that the task's own thread has entered last and not left; if it is in none, that of a helper.
     pub(crate) fn section(&self) -> Option<Arc<Section>> {
-        self.rare.get()?.doing.lock().sections.last().cloned()
+        let doing = self.rare.get()?.doing.lock();
+        doing.own_section().or(doing.sections.last()).cloned()
     }
 
     /// Says what the task waits for, until [`end_awaiting`](Self::end_awaiting): it may have threads that do so at once.
@@ -439,11 +454,21 @@ impl Record {
         }
     }
 
-    /// Until when a stop waits for the foreign code the task is in, if it is in some.
+    /// Until when a stop waits for the foreign code the task is in, if it is in some. What a helper of it is in does not
+    /// count: the task itself may be about to save its work.
     pub(crate) fn foreign_until(&self) -> Option<Deadline> {
         let doing = self.rare.get()?.doing.lock();
-        let section = doing.sections.last()?;
-        (section.kind == SectionKind::Foreign).then_some(section.until)
+        doing.foreign_section().map(|section| section.until)
+    }
+
+    /// Abandons the task if it is in foreign code for longer than it may; gives that section. In one step: whoever has
+    /// left it is not abandoned.
+    pub(crate) fn let_go(&self) -> Option<Arc<Section>> {
+        let doing = self.rare.get()?.doing.lock();
+        let section = doing.foreign_section().cloned()?;
+        let is_let_go = section.until.has_passed() && self.abandon();
+        drop(doing);
+        is_let_go.then_some(section)
     }
 
     /// How the task stands, all at one moment.
@@ -686,6 +711,42 @@ mod tests {
         assert_eq!(awaited().as_deref(), Some("child"), "as before");
         record.end_awaiting(&child);
         assert_eq!(awaited(), None);
+    }
+
+    #[test]
+    fn a_task_is_let_go_while_its_own_thread_is_in_foreign_code_for_too_long() {
+        let section = |kind, until, is_own| {
+            let (what, since) = (Arc::from("code"), time::now());
+            Arc::new(Section {
+                kind,
+                what,
+                since,
+                until,
+                is_own,
+            })
+        };
+        let (now, never) = (Deadline::after(Duration::ZERO), Deadline::NEVER);
+        let record = record(1);
+        record.begin();
+        let no_reason = [
+            section(SectionKind::Foreign, never, true),
+            section(SectionKind::Foreign, now, false),
+            section(SectionKind::Shield, now, true),
+        ];
+        for section in no_reason {
+            record.enter_section(&section);
+            assert!(record.let_go().is_none(), "{section:?}");
+            record.leave_section(&section);
+        }
+        let reason = section(SectionKind::Foreign, now, true);
+        record.enter_section(&reason);
+        record.leave_section(&reason);
+        assert!(record.let_go().is_none(), "it has left");
+        record.enter_section(&reason);
+        record.enter_section(&section(SectionKind::Shield, now, false));
+        let left_in = record.let_go().expect("nobody waits for it");
+        assert!(Arc::ptr_eq(&left_in, &reason));
+        assert!(matches!(record.outcome(), Some(Outcome::Abandoned)));
     }
 
     #[test]

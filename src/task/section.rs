@@ -155,6 +155,9 @@ impl TaskContext {
     /// ever, like a read of the terminal. Then the task is let go, listed in the report with `what`, and does not make
     /// the exit code 2. Its thread dies with the process.
     ///
+    /// It is the task's own thread that counts: what a helper thread of the task is in keeps nobody from waiting for the
+    /// task. One that waits for such a helper is in foreign code itself, and says so around that wait.
+    ///
     /// Not for calls that [`on_cancel`](Self::on_cancel) can unblock, nor for computations that could have a checkpoint.
     ///
     /// ```
@@ -212,11 +215,14 @@ impl<'a> Entered<'a> {
         what: Cow<'static, str>,
         until: Deadline,
     ) -> Self {
+        let is_own = occupant::current_record()
+            .is_some_and(|occupant| Arc::ptr_eq(&occupant, context.record()));
         let section = Arc::new(Section {
             kind,
             what: what.into(),
             since: time::now(),
             until,
+            is_own,
         });
         context.record().enter_section(&section);
         if kind == SectionKind::Foreign {

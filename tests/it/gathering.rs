@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use taskmuster::crossbeam_channel::{bounded, never, select};
-use taskmuster::{GroupError, Manager, OnFailure, Outcome, TaskResult};
+use taskmuster::{GroupError, JoinError, Manager, OnFailure, Outcome, TaskHandle, TaskResult};
 
 const HANG: Duration = Duration::from_secs(20);
 
@@ -162,4 +162,42 @@ fn whoever_was_woken_because_nobody_is_left_finds_the_last_end_in_the_channel() 
         group.join().expect("it completes");
         assert_eq!(ends.len(), 1, "in round {round}");
     }
+}
+
+#[test]
+fn a_task_whose_workers_the_shutdown_stops_first_is_stopped_by_it_and_has_not_failed() {
+    let manager = manager();
+    let workers = manager.group("workers");
+    let worker = workers.spawn::<()>("worker", |ctx| Err(ctx.wait().into()));
+    let worker = worker.expect("spawned");
+    let elsewhere = manager.group("elsewhere");
+    let cancelled = elsewhere.spawn::<()>("cancelled", |ctx| Err(ctx.wait().into()));
+    let cancelled = cancelled.expect("spawned");
+    let (there, ready) = bounded(2);
+    let joins = |name: &'static str, other: TaskHandle<()>| {
+        let there = there.clone();
+        let task = manager.spawn(name, move |ctx| {
+            there.send(())?;
+            Ok(ctx.join(&other)?)
+        });
+        task.expect("spawned")
+    };
+    let coordinator = joins("coordinator", worker);
+    let unlucky = joins("unlucky", cancelled);
+    for _ in 0..2 {
+        ready.recv_timeout(HANG).expect("they run");
+    }
+    elsewhere.cancel();
+    let unlucky = unlucky.join();
+    assert!(
+        matches!(unlucky, Err(JoinError::Failed { .. })),
+        "{unlucky:?}"
+    );
+    let report = manager.shutdown().expect("a report");
+    let stopped = coordinator.join();
+    assert!(
+        matches!(stopped, Err(JoinError::Cancelled { .. })),
+        "{stopped:?}"
+    );
+    assert!(report.is_clean(), "{report}");
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use taskmuster::crossbeam_channel::bounded;
-use taskmuster::{BoxError, CauseKind, JoinError, Manager, SectionKind, TimeoutError};
+use taskmuster::crossbeam_channel::{RecvTimeoutError, bounded};
+use taskmuster::{BoxError, CauseKind, JoinError, Manager, SectionKind, TaskReport, TimeoutError};
 
 const HANG: Duration = Duration::from_secs(20);
 
@@ -171,6 +171,66 @@ fn a_shutdown_does_not_wait_for_foreign_code_beyond_its_limit_and_ends_with_0() 
     );
     assert!(matches!(task.join(), Err(JoinError::Abandoned { .. })));
     drop(release);
+}
+
+#[test]
+fn foreign_code_of_a_helper_does_not_cut_off_the_task_itself() {
+    let manager = manager();
+    let (there, ready) = bounded(1);
+    let (over, is_over) = bounded::<()>(0);
+    let task = manager.spawn("saves", move |ctx| {
+        let (release, released) = bounded::<()>(0);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                ctx.foreign("terminal", Duration::ZERO, || {
+                    let _ = there.send(());
+                    let _ = released.recv();
+                });
+            });
+            ctx.wait();
+            // It saves, for as long as this takes.
+            let cut_off = is_over.recv_timeout(Duration::from_millis(100));
+            drop(release);
+            Ok(cut_off)
+        })
+    });
+    ready.recv_timeout(HANG).expect("it runs");
+    let report = manager.shutdown().expect("a report");
+    drop(over);
+    let cut_off = task.expect("spawned").join().expect("a value");
+    assert_eq!(cut_off, Err(RecvTimeoutError::Timeout));
+    assert!(report.is_clean() && report.stragglers().next().is_none());
+}
+
+#[test]
+fn who_comes_back_from_foreign_code_as_the_shutdown_ends_is_awaited() {
+    for _ in 0..100 {
+        let manager = manager();
+        let (there, ready) = bounded(8);
+        for _ in 0..8 {
+            let there = there.clone();
+            let task = manager.spawn("in and out", move |ctx| {
+                there.send(())?;
+                let mut calls = 0_u32;
+                while ctx.checkpoint().is_ok() || calls < 100 {
+                    ctx.foreign("a call", Duration::ZERO, std::thread::yield_now);
+                    calls += 1;
+                }
+                Ok(())
+            });
+            drop(task.expect("spawned"));
+        }
+        for _ in 0..8 {
+            ready.recv_timeout(HANG).expect("it runs");
+        }
+        let report = manager.shutdown().expect("a report");
+        let abandoned = |task: &&TaskReport| !task.is_foreign();
+        assert_eq!(
+            report.stragglers().find(abandoned).map(TaskReport::name),
+            None
+        );
+        assert_eq!(report.exit_code(), 0, "{report}");
+    }
 }
 
 #[test]
