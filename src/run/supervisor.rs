@@ -520,6 +520,11 @@ impl<'a> Nursery<'a> {
         };
         if let Some(timeout) = child.ready_within {
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
+                if let Err(stopped) = ctx.checkpoint() {
+                    // Not ready, but there: it is stopped in its turn (2).
+                    place.present = Some(handle);
+                    return Err(NotStarted::Fatal(stopped.into()));
+                }
                 handle.cancel();
                 if !handle.wait_end(child.grace) {
                     return Err(NotStarted::Fatal(DoesNotStop::new(&handle, child).into()));
