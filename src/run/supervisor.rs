@@ -58,7 +58,8 @@ pub enum Strategy {
 /// The supervisor is a task itself, and its children are tasks of a group of its name. When they are restarted too often,
 /// it stops them all and fails with [`GaveUp`]; what that means for others is its own task's
 /// [`on_failure`](crate::TaskBuilder::on_failure), and a supervisor around it may restart it. When it is cancelled, it
-/// stops its children in reverse order of start. It completes when all of them are down.
+/// stops its children in reverse order of start. A child that does not stop within its grace is the error of the
+/// supervisor, or in the log if that has another one. It completes when all of them are down.
 ///
 /// For a single task that runs again, [`TaskBuilder::restart`](crate::TaskBuilder::restart) is enough.
 ///
@@ -303,7 +304,17 @@ impl<'a> Nursery<'a> {
         self.is_over = true;
         // Whatever the reason, nobody is left behind (2).
         let stopped = self.stop_from(0);
-        result.and(stopped)
+        self.first_of(result, stopped)
+    }
+
+    /// The first of two errors, which is the cause; the other one is logged.
+    fn first_of(&self, first: TaskResult, second: TaskResult) -> TaskResult {
+        let (Err(_), Err(error)) = (&first, &second) else {
+            return first.and(second);
+        };
+        let me = self.ctx.name();
+        log::say(Level::Error, format_args!("supervisor `{me}`: {error}"));
+        first
     }
 
     fn tend(&mut self) -> TaskResult {
@@ -549,29 +560,37 @@ impl<'a> Nursery<'a> {
     /// Stops those from `first` on in reverse order, each awaited (2).
     fn stop_from(&mut self, first: usize) -> TaskResult {
         let mut result = Ok(());
-        for place in self.children.iter_mut().skip(first).rev() {
-            place.gone |= place.child.kind == Kind::Temporary;
-            let Some(handle) = place.present.take() else {
-                continue;
-            };
-            handle.cancel();
-            if !handle.wait_end(place.child.grace) {
-                result = Err(DoesNotStop::new(&handle, place.child).into());
-                continue;
-            }
-            // One that is not to be started again keeps its failure for whoever reads it.
-            let failure = handle.peek_outcome().filter(Outcome::is_failure);
-            if let Some(outcome) = failure.filter(|_| !self.is_over) {
-                drop(handle.outcome());
-                let name = handle.name();
-                log::say(
-                    Level::Warn,
-                    format_args!("supervisor: `{name}` {outcome} when it was stopped"),
-                );
-            }
-            place.past = Some(handle);
+        for index in (first..self.children.len()).rev() {
+            let stopped = self.stop(index);
+            result = self.first_of(result, stopped);
         }
         result
+    }
+
+    fn stop(&mut self, index: usize) -> TaskResult {
+        let Some(place) = self.children.get_mut(index) else {
+            return Ok(());
+        };
+        place.gone |= place.child.kind == Kind::Temporary;
+        let Some(handle) = place.present.take() else {
+            return Ok(());
+        };
+        handle.cancel();
+        if !handle.wait_end(place.child.grace) {
+            return Err(DoesNotStop::new(&handle, place.child).into());
+        }
+        // One that is not to be started again keeps its failure for whoever reads it.
+        let failure = handle.peek_outcome().filter(Outcome::is_failure);
+        if let Some(outcome) = failure.filter(|_| !self.is_over) {
+            drop(handle.outcome());
+            let name = handle.name();
+            log::say(
+                Level::Warn,
+                format_args!("supervisor: `{name}` {outcome} when it was stopped"),
+            );
+        }
+        place.past = Some(handle);
+        Ok(())
     }
 }
 
