@@ -21,6 +21,7 @@ use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
 use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::cancel::wait::RecvError;
+use crate::policy::error::PolicyError;
 use crate::policy::random::Random;
 use crate::policy::restart::{History, Restart};
 use crate::policy::verdict::{RunEnd, Verdict};
@@ -103,6 +104,9 @@ impl Supervisor {
     /// How often and after what delay children are restarted, all together: the limit counts every restart of the
     /// supervisor, however many children it concerns. [`Restart::on_failure`] with its defaults, without it.
     ///
+    /// A limit that can never be passed is refused, as by [`Restart::check`]; but where several children are restarted one
+    /// for one, their delays pass side by side, and any window is long enough.
+    ///
     /// Which ends lead to a restart is up to each [`Child`], not to this policy. But an error that is marked as
     /// [`Permanent`](crate::Permanent) ends the supervisor with that error, and those around it as well.
     pub fn restart(mut self, restart: Restart) -> Self {
@@ -137,9 +141,17 @@ impl Supervisor {
     /// assert!(report.is_clean());
     /// ```
     pub fn run(&mut self, ctx: &TaskContext, name: impl AsRef<str>) -> TaskResult {
-        self.restart.check()?;
+        self.check()?;
         let group = ctx.group().group(name);
         Nursery::new(self, ctx, &group).run()
+    }
+
+    /// Whether the policy of restarts can do what it says.
+    fn check(&self) -> Result<(), PolicyError> {
+        if self.strategy == Strategy::OneForOne && self.children.len() > 1 {
+            return self.restart.check_side_by_side();
+        }
+        self.restart.check()
     }
 
     /// How long the start may take: each child its own time, and some more for the threads.
@@ -677,6 +689,34 @@ impl Error for DoesNotStop {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::backoff::Backoff;
+
+    #[test]
+    fn a_window_that_is_too_short_for_one_child_is_refused_where_no_two_delays_pass_side_by_side() {
+        let half = Duration::from_millis(500);
+        let checked = |strategy, children, limit: (u32, Duration)| {
+            let restart = Restart::on_failure().backoff(Backoff::constant(half));
+            let supervisor = Supervisor::new(strategy).restart(restart.limit(limit.0, limit.1));
+            let children = (0..children).map(|_| Child::new("child", |_| Ok(())));
+            children.fold(supervisor, Supervisor::child).check()
+        };
+        let short = (5, half * 2);
+        let is_too_short = |strategy, children| {
+            let checked = checked(strategy, children, short);
+            matches!(checked, Err(PolicyError::WindowTooShort { .. }))
+        };
+        assert!(is_too_short(Strategy::OneForOne, 1));
+        assert!(is_too_short(Strategy::OneForAll, 10));
+        assert!(is_too_short(Strategy::RestForOne, 10));
+        assert_eq!(checked(Strategy::OneForOne, 2, short), Ok(()));
+        for (restarts, window, error) in [
+            (0, half, PolicyError::NoRestarts),
+            (5, Duration::ZERO, PolicyError::NoWindow),
+        ] {
+            let checked = checked(Strategy::OneForOne, 10, (restarts, window));
+            assert_eq!(checked, Err(error));
+        }
+    }
 
     #[test]
     fn each_child_has_its_whole_time_to_become_ready() {
