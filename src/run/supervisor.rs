@@ -8,8 +8,8 @@
 //! 1. A child has at most one live task. It is started only when the one before has ended and its thread-locals are gone;
 //!    one that does not end within its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
-//! 3. A child that was cancelled by somebody else is down, however it ended. One that the supervisor itself stopped for
-//!    a restart is started again, unless it is temporary.
+//! 3. A child that was cancelled, by itself or by somebody else, is down for good, however it ended and whoever else is
+//!    restarted. One that the supervisor itself stopped for a restart is started again, unless it is temporary.
 //! 4. The end of a task that is not its child's present one is old news, and ignored.
 //! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
 
@@ -178,7 +178,8 @@ impl TaskBuilder {
 
 /// A task of a [`Supervisor`], and when it is to run again.
 ///
-/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is.
+/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is. A child that was cancelled, by itself or by
+/// somebody other than its supervisor, is never started again.
 #[must_use = "a child does nothing without its supervisor"]
 pub struct Child {
     name: String,
@@ -277,7 +278,7 @@ struct Place<'a> {
     began: Instant,
     /// How often it was started.
     starts: u32,
-    /// Temporary, and over.
+    /// Temporary and over, or cancelled: never started again (3).
     gone: bool,
 }
 
@@ -395,7 +396,8 @@ impl<'a> Nursery<'a> {
         let kind = place.child.kind;
         place.gone = kind == Kind::Temporary;
         if handle.token().is_cancelled() {
-            // By somebody else (3); a failure is for whoever asked it to stop.
+            // Not by the supervisor (3); a failure is for whoever asked it to stop.
+            place.gone = true;
             place.past = Some(handle);
             return Ok(());
         }
@@ -548,12 +550,22 @@ impl<'a> Nursery<'a> {
                     place.present = Some(handle);
                     return Err(NotStarted::Fatal(stopped.into()));
                 }
-                handle.cancel();
+                let by_others = !handle.cancel() && handle.token().is_cancelled();
                 if !handle.wait_end(child.grace) {
                     return Err(NotStarted::Fatal(DoesNotStop::new(&handle, child).into()));
                 }
                 ctx.checkpoint()
                     .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
+                if by_others {
+                    // For good (3), ready or not; unless that was the stop of all.
+                    place.gone = true;
+                    return if ctx.is_stop_ahead() {
+                        Err(NotStarted::Fatal(ctx.wait().into()))
+                    } else {
+                        tell_failure(&handle);
+                        Ok(())
+                    };
+                }
                 // Read, whether it failed before its time was over or only when it was stopped.
                 let why = match (error, handle.outcome()) {
                     (ReadyError::Ended { outcome, .. }, _) => {
@@ -587,22 +599,30 @@ impl<'a> Nursery<'a> {
         let Some(handle) = place.present.take() else {
             return Ok(());
         };
-        handle.cancel();
+        let by_others = !handle.cancel() && handle.token().is_cancelled();
+        place.gone |= by_others;
         if !handle.wait_end(place.child.grace) {
             return Err(DoesNotStop::new(&handle, place.child).into());
         }
         // One that is not to be started again keeps its failure for whoever reads it.
-        let failure = handle.peek_outcome().filter(Outcome::is_failure);
-        if let Some(outcome) = failure.filter(|_| !self.is_over) {
-            drop(handle.outcome());
-            let name = handle.name();
-            log::say(
-                Level::Warn,
-                format_args!("supervisor: `{name}` {outcome} when it was stopped"),
-            );
+        if !self.is_over && !by_others {
+            tell_failure(&handle);
         }
         place.past = Some(handle);
         Ok(())
+    }
+}
+
+/// The log has the failure of a child that was stopped: it counts as read.
+fn tell_failure(handle: &TaskHandle<()>) {
+    let failure = handle.peek_outcome().filter(Outcome::is_failure);
+    if let Some(outcome) = failure {
+        drop(handle.outcome());
+        let name = handle.name();
+        log::say(
+            Level::Warn,
+            format_args!("supervisor: `{name}` {outcome} when it was stopped"),
+        );
     }
 }
 
