@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, bounded};
-use taskmuster::{Manager, TaskHandle};
+use taskmuster::{Child, JoinError, Manager, Permanent, Strategy, Supervisor, TaskHandle};
 
 /// Runs the test `name` of this binary in a child process, with its output shown if it fails.
 fn in_a_process_of_its_own(name: &str) {
@@ -47,6 +47,7 @@ each_in_a_process_of_its_own!(
     who_is_left_in_foreign_code_is_named_and_nobody_else runs left_in_foreign_code,
     a_body_that_sits_elsewhere_is_named runs body_that_does_not_return,
     a_drain_says_how_long_it_waits_when_the_shutdown_is_short runs short_drain,
+    a_supervisor_that_gives_up_names_each_child_that_does_not_stop runs deaf_children,
 );
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -377,4 +378,43 @@ fn drains_at_once(timeout: Duration) {
     let report = manager.shutdown_timeout(timeout);
     assert!(report.expect("a report").is_clean());
     drop(manager); // waits for its courier
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn deaf_children() {
+    install_logger(0, 0);
+    let manager = Manager::builder().grace(LONG).build().expect("a manager");
+    let (release, released) = bounded::<()>(0);
+    let (there, ready) = bounded(2);
+    let (order, ordered) = bounded::<()>(0);
+    let deaf = |name: &str| {
+        let (there, released) = (there.clone(), released.clone());
+        let child = Child::new(name, move |_| {
+            there.send(())?;
+            let _ = released.recv();
+            Ok(())
+        });
+        child.grace(Duration::from_millis(20))
+    };
+    let supervisor = Supervisor::new(Strategy::OneForOne)
+        .child(deaf("one"))
+        .child(deaf("other"))
+        .child(Child::new("permanent", move |_| {
+            ordered.recv()?;
+            Err(Permanent::new("no port is set").into())
+        }));
+    let supervisor = manager.task("house").supervise(supervisor);
+    let supervisor = supervisor.expect("started");
+    (0..2).for_each(|_| ready.recv().expect("they run"));
+    order.send(()).expect("it listens");
+    let Err(JoinError::Failed { error, .. }) = supervisor.join_timeout(LONG) else {
+        panic!("no failure")
+    };
+    assert_eq!(error.to_string(), "`house/permanent` failed", "the cause");
+    for name in ["one", "other"] {
+        let words = format!("`house/{name}` did not stop within its grace of 20 ms");
+        assert!(said(&words).is_some(), "{words}");
+    }
+    drop(release);
 }

@@ -89,6 +89,11 @@ impl Deadline {
         Self(Some(moment))
     }
 
+    /// `span` after `moment`; never, if that is further away than the clock can say.
+    pub(crate) fn counted_from(moment: Instant, span: Duration) -> Self {
+        Self(moment.checked_add(span))
+    }
+
     pub(crate) fn instant(self) -> Option<Instant> {
         self.0
     }
@@ -106,6 +111,13 @@ impl Deadline {
         match (self.0, other.0) {
             (Some(mine), Some(theirs)) => Self(Some(mine.min(theirs))),
             (mine, theirs) => Self(mine.or(theirs)),
+        }
+    }
+
+    pub(crate) fn later(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(mine), Some(theirs)) => Self(Some(mine.max(theirs))),
+            _ => Self::NEVER,
         }
     }
 

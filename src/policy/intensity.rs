@@ -79,12 +79,7 @@ impl Limit {
         backoff: &Backoff,
         forget_after: Duration,
     ) -> Result<(), PolicyError> {
-        if self.restarts == 0 {
-            return Err(PolicyError::NoRestarts);
-        }
-        if self.window.is_zero() {
-            return Err(PolicyError::NoWindow);
-        }
+        self.check_numbers()?;
         let soonest = self.soonest(backoff, forget_after);
         if soonest <= self.window {
             return Ok(());
@@ -94,6 +89,17 @@ impl Limit {
             window: self.window,
             soonest,
         })
+    }
+
+    /// Whether there is a restart that it allows, and a window to count it in.
+    pub(crate) fn check_numbers(self) -> Result<(), PolicyError> {
+        if self.restarts == 0 {
+            return Err(PolicyError::NoRestarts);
+        }
+        if self.window.is_zero() {
+            return Err(PolicyError::NoWindow);
+        }
+        Ok(())
     }
 
     /// The shortest time from the first of the restarts that count to the end of the run after the last: each delay as

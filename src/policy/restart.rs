@@ -137,6 +137,19 @@ impl Restart {
     ///   [`forget_after`](Self::forget_after) lets them begin anew. A sum of exactly one window fits. Of more than 1,024
     ///   restarts, those after the 1,024th are taken to wait no longer than that one.
     pub fn check(&self) -> Result<(), PolicyError> {
+        self.check_with(|limit| limit.check(&self.backoff, self.forget_after))
+    }
+
+    /// The same for several tasks whose restarts count together: their delays do not follow one another, so that any window
+    /// is long enough for them.
+    pub(crate) fn check_side_by_side(&self) -> Result<(), PolicyError> {
+        self.check_with(Limit::check_numbers)
+    }
+
+    fn check_with(
+        &self,
+        check_limit: impl FnOnce(Limit) -> Result<(), PolicyError>,
+    ) -> Result<(), PolicyError> {
         if self.when == When::Never {
             return Ok(());
         }
@@ -145,7 +158,7 @@ impl Restart {
             return Err(PolicyError::ForgetsAlways);
         }
         match self.bound {
-            Bound::Limit(limit) => limit.check(&self.backoff, self.forget_after),
+            Bound::Limit(limit) => check_limit(limit),
             Bound::Default | Bound::None => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::str::FromStr as _;
 
-use chrono::{DateTime, Local};
+use chrono::{DateTime, Local, LocalResult, NaiveDate, NaiveDateTime, Offset as _, TimeZone};
 use croner::Cron;
 use croner::errors::CronError;
 
@@ -24,8 +24,11 @@ const COUNTED: u64 = 10_000;
 /// For [`TaskBuilder::calendar`](crate::TaskBuilder::calendar). This is the one schedule that goes by the wall clock: when
 /// that is set, the wait for the next moment notices within a minute. A moment that comes twice because the clock was set
 /// back is used once; moments that pass while a tick is running are skipped and counted, 10,000 of them at most: more pass
-/// only when the clock is set forward. The syntax, and what happens at the edges of summer time, are those of
-/// [croner](https://docs.rs/croner).
+/// only when the clock is set forward. The syntax is that of [croner](https://docs.rs/croner).
+///
+/// At the edges of summer time a pattern with a fixed second, minute and hour is used once: at the earlier of two moments
+/// of the same name, and at the end of the gap if its moment falls into that. Other patterns are used at both moments, and
+/// not for what the gap leaves out.
 ///
 /// ```
 /// use taskmuster::Calendar;
@@ -56,15 +59,26 @@ impl Calendar {
     }
 
     /// The first moment after `moment`.
-    fn after(&self, moment: DateTime<Local>) -> Option<DateTime<Local>> {
-        self.0.find_next_occurrence(&moment, false).ok()
+    fn after<Z: TimeZone>(&self, moment: &DateTime<Z>) -> Option<DateTime<Z>> {
+        let zone = moment.timezone();
+        let moment = moment.with_timezone(&Orderly(zone.clone()));
+        let (mut from, mut inclusive) = (moment.clone(), false);
+        loop {
+            let next = self.0.find_next_occurrence(&from, inclusive).ok()?;
+            if next > moment {
+                return Some(next.with_timezone(&zone));
+            }
+            // Time never stands still, whatever the zone says.
+            from += Duration::from_secs(1);
+            inclusive = true;
+        }
     }
 
     /// The moment to tick at after one at `last`, as it is `now`, and how many have passed unused: of those that came while
     /// a tick was running, the last is used at once.
     fn next(&self, last: DateTime<Local>, now: DateTime<Local>) -> Option<(DateTime<Local>, u64)> {
-        let (mut next, mut passed) = (self.after(last)?, 0);
-        while let Some(later) = self.after(next).filter(|it| *it <= now) {
+        let (mut next, mut passed) = (self.after(&last)?, 0);
+        while let Some(later) = self.after(&next).filter(|it| *it <= now) {
             passed += 1;
             // What came before now is all one, if it was that much.
             next = if passed < COUNTED { later } else { now };
@@ -76,6 +90,48 @@ impl Calendar {
 impl fmt::Display for Calendar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_str().fmt(f)
+    }
+}
+
+/// A zone that says of its edges what croner goes by: of two moments of the same name the earlier is the first, and there
+/// is none in a gap. [`Local`] has them the other way round, and takes the first second of a gap for the first after it.
+#[derive(Clone, Debug)]
+struct Orderly<Z>(Z);
+
+impl<Z: TimeZone> TimeZone for Orderly<Z> {
+    type Offset = Z::Offset;
+
+    fn from_offset(offset: &Self::Offset) -> Self {
+        Self(Z::from_offset(offset))
+    }
+
+    fn offset_from_local_date(&self, local: &NaiveDate) -> LocalResult<Self::Offset> {
+        self.0.offset_from_local_date(local)
+    }
+
+    fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> LocalResult<Self::Offset> {
+        let utc = |offset: &Self::Offset| local.checked_sub_offset(offset.fix());
+        match self.0.offset_from_local_datetime(local) {
+            LocalResult::Single(offset) => {
+                let back = utc(&offset).map(|utc| self.offset_from_utc_datetime(&utc).fix());
+                match back {
+                    Some(there) if there == offset.fix() => LocalResult::Single(offset),
+                    _ => LocalResult::None,
+                }
+            }
+            LocalResult::Ambiguous(one, other) if utc(&one) > utc(&other) => {
+                LocalResult::Ambiguous(other, one)
+            }
+            as_it_is => as_it_is,
+        }
+    }
+
+    fn offset_from_utc_date(&self, utc: &NaiveDate) -> Self::Offset {
+        self.0.offset_from_utc_date(utc)
+    }
+
+    fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> Self::Offset {
+        self.0.offset_from_utc_datetime(utc)
     }
 }
 
@@ -135,9 +191,104 @@ impl Error for CalendarError {}
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeZone as _;
+    use chrono::FixedOffset;
 
     use super::*;
+
+    /// Berlin in 2025, with the habits of [`Local`] at its edges.
+    #[derive(Clone, Debug)]
+    struct Berlin;
+
+    impl Berlin {
+        fn offset(hours: i32) -> FixedOffset {
+            FixedOffset::east_opt(hours * 3_600).expect("an offset")
+        }
+
+        /// At this time of this day in March or October, as a clock in the zone would show it.
+        fn clock(month: u32, day: u32, hour: u32, minute: u32, second: u32) -> NaiveDateTime {
+            let date = NaiveDate::from_ymd_opt(2025, month, day).expect("a day");
+            date.and_hms_opt(hour, minute, second).expect("a time")
+        }
+
+        fn moment(clock: NaiveDateTime, offset: i32) -> DateTime<Self> {
+            let utc = clock.checked_sub_offset(Self::offset(offset));
+            Self.from_utc_datetime(&utc.expect("a moment"))
+        }
+    }
+
+    impl TimeZone for Berlin {
+        type Offset = FixedOffset;
+
+        fn from_offset(_: &FixedOffset) -> Self {
+            Self
+        }
+
+        fn offset_from_local_date(&self, local: &NaiveDate) -> LocalResult<FixedOffset> {
+            self.offset_from_local_datetime(&local.and_hms_opt(12, 0, 0).expect("noon"))
+        }
+
+        fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> LocalResult<FixedOffset> {
+            let (winter, summer) = (Self::offset(1), Self::offset(2));
+            let (spring, autumn) = (Self::clock(3, 30, 2, 0, 0), Self::clock(10, 26, 2, 0, 0));
+            let hour = Duration::from_secs(3_600);
+            if *local <= spring {
+                LocalResult::Single(winter)
+            } else if *local < spring + hour {
+                LocalResult::None
+            } else if *local < autumn {
+                LocalResult::Single(summer)
+            } else if *local < autumn + hour {
+                LocalResult::Ambiguous(winter, summer)
+            } else {
+                LocalResult::Single(winter)
+            }
+        }
+
+        fn offset_from_utc_date(&self, utc: &NaiveDate) -> FixedOffset {
+            self.offset_from_utc_datetime(&utc.and_hms_opt(12, 0, 0).expect("noon"))
+        }
+
+        fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> FixedOffset {
+            let summer = Self::clock(3, 30, 1, 0, 0)..Self::clock(10, 26, 1, 0, 0);
+            Self::offset(if summer.contains(utc) { 2 } else { 1 })
+        }
+    }
+
+    /// How far apart the moments of a pattern are from this one on, in seconds.
+    fn steps(pattern: &str, from: DateTime<Berlin>, count: usize) -> Vec<i64> {
+        let calendar = Calendar::parse(pattern).expect("a pattern");
+        let moments = std::iter::successors(Some(from), |moment| calendar.after(moment));
+        let moments: Vec<_> = moments.take(count + 1).collect();
+        let step = |pair: &[DateTime<Berlin>]| (pair[1] - pair[0]).num_seconds();
+        moments.windows(2).map(step).collect()
+    }
+
+    #[test]
+    fn every_second_and_every_half_hour_come_once_at_both_edges_of_summer_time() {
+        let spring = Berlin::moment(Berlin::clock(3, 30, 1, 0, 0), 1);
+        let autumn = Berlin::moment(Berlin::clock(10, 26, 1, 0, 0), 2);
+        for start in [spring, autumn] {
+            let second = Duration::from_secs(1);
+            let just_before = start + Duration::from_secs(3_590);
+            assert_eq!(steps("* * * * * *", just_before, 20), [1; 20]);
+            // To the end of the hour that comes twice.
+            let before_its_end = start + Duration::from_secs(3 * 3_600) - second * 10;
+            assert_eq!(steps("* * * * * *", before_its_end, 20), [1; 20]);
+            assert_eq!(steps("*/30 * * * *", start, 8), [1_800; 8]);
+        }
+    }
+
+    #[test]
+    fn a_fixed_time_comes_once_a_day_at_both_edges_of_summer_time() {
+        let spring = Berlin::moment(Berlin::clock(3, 29, 2, 30, 0), 1);
+        // At 3:00, the end of the gap; then at 2:30 again.
+        assert_eq!(
+            steps("30 2 * * *", spring, 2),
+            [86_400 - 1_800, 86_400 - 1_800]
+        );
+        let autumn = Berlin::moment(Berlin::clock(10, 25, 2, 30, 0), 2);
+        assert_eq!(steps("30 2 * * *", autumn, 2), [86_400, 90_000]);
+    }
 
     #[test]
     fn the_next_moment_is_the_first_after_the_last() {
@@ -146,8 +297,8 @@ mod tests {
             let moment = Local.with_ymd_and_hms(2026, 11, day, hour, minute, 0);
             moment.single().expect("no summer time in November")
         };
-        assert_eq!(calendar.after(at(24, 3, 29)), Some(at(24, 3, 30)));
-        assert_eq!(calendar.after(at(24, 3, 30)), Some(at(25, 3, 30)));
+        assert_eq!(calendar.after(&at(24, 3, 29)), Some(at(24, 3, 30)));
+        assert_eq!(calendar.after(&at(24, 3, 30)), Some(at(25, 3, 30)));
     }
 
     #[test]

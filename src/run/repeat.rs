@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::log::{self, Level};
 use crate::base::sync::{Receiver, Sender, bounded};
 use crate::base::text::printable;
-use crate::base::time::{self, Duration, Instant, human};
+use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::base::unwind::{self, Contained, Payload};
 use crate::cancel::wait::RecvError;
 use crate::policy::backoff::Backoff;
@@ -379,7 +379,7 @@ impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
         trigger: Option<&Trigger>,
     ) -> Ended<T> {
         let mut ticks = Ticks::new(schedule, time::now(), self.random.draw());
-        let mut not_before = None;
+        let mut not_before = Deadline::at(time::now());
         let mut last = None;
         loop {
             let cue = match wait_for_tick(ctx, ticks.next(), not_before, trigger) {
@@ -398,12 +398,12 @@ impl<T, F: FnMut(&TaskContext) -> TaskResult<T>> Runs<F> {
                 }
             };
             ctx.record().count_tick(missed);
-            not_before = None;
+            not_before = Deadline::at(ended);
             match ran.run {
                 Run::Completed(value) => last = Some(Contained::new(value)),
                 _ => match self.judge(ctx, ran) {
                     Then::End(ended) => return ended,
-                    Then::After(delay) => not_before = ended.checked_add(delay),
+                    Then::After(delay) => not_before = Deadline::counted_from(ended, delay),
                 },
             }
         }
@@ -515,12 +515,12 @@ enum Cue {
 fn wait_for_tick(
     ctx: &TaskContext,
     next: Next,
-    not_before: Option<Instant>,
+    not_before: Deadline,
     trigger: Option<&Trigger>,
 ) -> TaskResult<Option<Cue>> {
     let moment = match next {
         Next::Ended => return Ok(None),
-        Next::At(moment) => Some(not_before.map_or(moment, |earliest| moment.max(earliest))),
+        Next::At(moment) => Deadline::at(moment).later(not_before).instant(),
         Next::Never => None,
     };
     let cue = match (trigger, moment) {

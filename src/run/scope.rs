@@ -35,7 +35,8 @@ impl Group {
     ///
     /// # Errors
     /// [`ScopeError::Body`] with the error of `body`; [`ScopeError::Tasks`] when `body` ended well, but tasks failed
-    /// whose failure it has not read.
+    /// whose failure it has not read. Tasks that were cancelled are no failures: a scope whose tasks were all cut short by
+    /// its timeout or a cancel gives `Ok`, unless `body` joins their handles or looks at [`Scope::token`].
     ///
     /// ```
     /// use taskmuster::Manager;
@@ -95,6 +96,8 @@ impl Group {
 
 impl TaskContext {
     /// Lends a scope to `body`, whose tasks are stopped with this one; see [`Group::scope`].
+    ///
+    /// Once the stop of the task's group has begun, nothing can be started there: a clean-up does its work itself.
     ///
     /// # Errors
     /// As [`Group::scope`].
@@ -215,6 +218,9 @@ impl<'scope> Scope<'scope, '_> {
 
     /// Asks all tasks of the scope to stop when `timeout` is over; the scope still waits for them. `false` if that is too
     /// late: they were asked before.
+    ///
+    /// Tasks that were cut short are no failures, and no error of the scope: join their handles, or look at the
+    /// [`token`](Self::token) at the end of the body.
     ///
     /// # Errors
     /// [`DeadlineError`] when the system has no thread for deadlines.

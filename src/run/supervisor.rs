@@ -8,8 +8,8 @@
 //! 1. A child has at most one live task. It is started only when the one before has ended and its thread-locals are gone;
 //!    one that does not end within its grace is a failure of the supervisor.
 //! 2. Children are started in order, each when the one before is ready, and stopped in reverse order, each awaited.
-//! 3. A child that was cancelled by somebody else is down, however it ended. One that the supervisor itself stopped for
-//!    a restart is started again, unless it is temporary.
+//! 3. A child that was cancelled, by itself or by somebody else, is down for good, however it ended and whoever else is
+//!    restarted. One that the supervisor itself stopped for a restart is started again, unless it is temporary.
 //! 4. The end of a task that is not its child's present one is old news, and ignored.
 //! 5. Each child is in a group of its own, made in the order of start, so that a shutdown asks them in reverse order too.
 
@@ -21,6 +21,7 @@ use crate::base::log::{self, Level};
 use crate::base::sync::Receiver;
 use crate::base::time::{self, Deadline, Duration, Instant, human};
 use crate::cancel::wait::RecvError;
+use crate::policy::error::PolicyError;
 use crate::policy::random::Random;
 use crate::policy::restart::{History, Restart};
 use crate::policy::verdict::{RunEnd, Verdict};
@@ -58,7 +59,8 @@ pub enum Strategy {
 /// The supervisor is a task itself, and its children are tasks of a group of its name. When they are restarted too often,
 /// it stops them all and fails with [`GaveUp`]; what that means for others is its own task's
 /// [`on_failure`](crate::TaskBuilder::on_failure), and a supervisor around it may restart it. When it is cancelled, it
-/// stops its children in reverse order of start. It completes when all of them are down.
+/// stops its children in reverse order of start. A child that does not stop within its grace is the error of the
+/// supervisor, or in the log if that has another one. It completes when all of them are down.
 ///
 /// For a single task that runs again, [`TaskBuilder::restart`](crate::TaskBuilder::restart) is enough.
 ///
@@ -102,6 +104,9 @@ impl Supervisor {
     /// How often and after what delay children are restarted, all together: the limit counts every restart of the
     /// supervisor, however many children it concerns. [`Restart::on_failure`] with its defaults, without it.
     ///
+    /// A limit that can never be passed is refused, as by [`Restart::check`]; but where several children are restarted one
+    /// for one, their delays pass side by side, and any window is long enough.
+    ///
     /// Which ends lead to a restart is up to each [`Child`], not to this policy. But an error that is marked as
     /// [`Permanent`](crate::Permanent) ends the supervisor with that error, and those around it as well.
     pub fn restart(mut self, restart: Restart) -> Self {
@@ -136,9 +141,17 @@ impl Supervisor {
     /// assert!(report.is_clean());
     /// ```
     pub fn run(&mut self, ctx: &TaskContext, name: impl AsRef<str>) -> TaskResult {
-        self.restart.check()?;
+        self.check()?;
         let group = ctx.group().group(name);
         Nursery::new(self, ctx, &group).run()
+    }
+
+    /// Whether the policy of restarts can do what it says.
+    fn check(&self) -> Result<(), PolicyError> {
+        if self.strategy == Strategy::OneForOne && self.children.len() > 1 {
+            return self.restart.check_side_by_side();
+        }
+        self.restart.check()
     }
 
     /// How long the start may take: each child its own time, and some more for the threads.
@@ -165,7 +178,8 @@ impl TaskBuilder {
 
 /// A task of a [`Supervisor`], and when it is to run again.
 ///
-/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is.
+/// Each run is a task of its own; [`TaskContext::attempt`] says which one it is. A child that was cancelled, by itself or by
+/// somebody other than its supervisor, is never started again.
 #[must_use = "a child does nothing without its supervisor"]
 pub struct Child {
     name: String,
@@ -264,7 +278,7 @@ struct Place<'a> {
     began: Instant,
     /// How often it was started.
     starts: u32,
-    /// Temporary, and over.
+    /// Temporary and over, or cancelled: never started again (3).
     gone: bool,
 }
 
@@ -303,7 +317,17 @@ impl<'a> Nursery<'a> {
         self.is_over = true;
         // Whatever the reason, nobody is left behind (2).
         let stopped = self.stop_from(0);
-        result.and(stopped)
+        self.first_of(result, stopped)
+    }
+
+    /// The first of two errors, which is the cause; the other one is logged.
+    fn first_of(&self, first: TaskResult, second: TaskResult) -> TaskResult {
+        let (Err(_), Err(error)) = (&first, &second) else {
+            return first.and(second);
+        };
+        let me = self.ctx.name();
+        log::say(Level::Error, format_args!("supervisor `{me}`: {error}"));
+        first
     }
 
     fn tend(&mut self) -> TaskResult {
@@ -372,7 +396,8 @@ impl<'a> Nursery<'a> {
         let kind = place.child.kind;
         place.gone = kind == Kind::Temporary;
         if handle.token().is_cancelled() {
-            // By somebody else (3); a failure is for whoever asked it to stop.
+            // Not by the supervisor (3); a failure is for whoever asked it to stop.
+            place.gone = true;
             place.past = Some(handle);
             return Ok(());
         }
@@ -520,12 +545,27 @@ impl<'a> Nursery<'a> {
         };
         if let Some(timeout) = child.ready_within {
             if let Err(error) = handle.wait_ready_or(timeout, Some(stop)) {
-                handle.cancel();
+                if let Err(stopped) = ctx.checkpoint() {
+                    // Not ready, but there: it is stopped in its turn (2).
+                    place.present = Some(handle);
+                    return Err(NotStarted::Fatal(stopped.into()));
+                }
+                let by_others = !handle.cancel() && handle.token().is_cancelled();
                 if !handle.wait_end(child.grace) {
                     return Err(NotStarted::Fatal(DoesNotStop::new(&handle, child).into()));
                 }
                 ctx.checkpoint()
                     .map_err(|stopped| NotStarted::Fatal(stopped.into()))?;
+                if by_others {
+                    // For good (3), ready or not; unless that was the stop of all.
+                    place.gone = true;
+                    return if ctx.is_stop_ahead() {
+                        Err(NotStarted::Fatal(ctx.wait().into()))
+                    } else {
+                        tell_failure(&handle);
+                        Ok(())
+                    };
+                }
                 // Read, whether it failed before its time was over or only when it was stopped.
                 let why = match (error, handle.outcome()) {
                     (ReadyError::Ended { outcome, .. }, _) => {
@@ -544,29 +584,45 @@ impl<'a> Nursery<'a> {
     /// Stops those from `first` on in reverse order, each awaited (2).
     fn stop_from(&mut self, first: usize) -> TaskResult {
         let mut result = Ok(());
-        for place in self.children.iter_mut().skip(first).rev() {
-            place.gone |= place.child.kind == Kind::Temporary;
-            let Some(handle) = place.present.take() else {
-                continue;
-            };
-            handle.cancel();
-            if !handle.wait_end(place.child.grace) {
-                result = Err(DoesNotStop::new(&handle, place.child).into());
-                continue;
-            }
-            // One that is not to be started again keeps its failure for whoever reads it.
-            let failure = handle.peek_outcome().filter(Outcome::is_failure);
-            if let Some(outcome) = failure.filter(|_| !self.is_over) {
-                drop(handle.outcome());
-                let name = handle.name();
-                log::say(
-                    Level::Warn,
-                    format_args!("supervisor: `{name}` {outcome} when it was stopped"),
-                );
-            }
-            place.past = Some(handle);
+        for index in (first..self.children.len()).rev() {
+            let stopped = self.stop(index);
+            result = self.first_of(result, stopped);
         }
         result
+    }
+
+    fn stop(&mut self, index: usize) -> TaskResult {
+        let Some(place) = self.children.get_mut(index) else {
+            return Ok(());
+        };
+        place.gone |= place.child.kind == Kind::Temporary;
+        let Some(handle) = place.present.take() else {
+            return Ok(());
+        };
+        let by_others = !handle.cancel() && handle.token().is_cancelled();
+        place.gone |= by_others;
+        if !handle.wait_end(place.child.grace) {
+            return Err(DoesNotStop::new(&handle, place.child).into());
+        }
+        // One that is not to be started again keeps its failure for whoever reads it.
+        if !self.is_over && !by_others {
+            tell_failure(&handle);
+        }
+        place.past = Some(handle);
+        Ok(())
+    }
+}
+
+/// The log has the failure of a child that was stopped: it counts as read.
+fn tell_failure(handle: &TaskHandle<()>) {
+    let failure = handle.peek_outcome().filter(Outcome::is_failure);
+    if let Some(outcome) = failure {
+        drop(handle.outcome());
+        let name = handle.name();
+        log::say(
+            Level::Warn,
+            format_args!("supervisor: `{name}` {outcome} when it was stopped"),
+        );
     }
 }
 
@@ -653,6 +709,34 @@ impl Error for DoesNotStop {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::backoff::Backoff;
+
+    #[test]
+    fn a_window_that_is_too_short_for_one_child_is_refused_where_no_two_delays_pass_side_by_side() {
+        let half = Duration::from_millis(500);
+        let checked = |strategy, children, limit: (u32, Duration)| {
+            let restart = Restart::on_failure().backoff(Backoff::constant(half));
+            let supervisor = Supervisor::new(strategy).restart(restart.limit(limit.0, limit.1));
+            let children = (0..children).map(|_| Child::new("child", |_| Ok(())));
+            children.fold(supervisor, Supervisor::child).check()
+        };
+        let short = (5, half * 2);
+        let is_too_short = |strategy, children| {
+            let checked = checked(strategy, children, short);
+            matches!(checked, Err(PolicyError::WindowTooShort { .. }))
+        };
+        assert!(is_too_short(Strategy::OneForOne, 1));
+        assert!(is_too_short(Strategy::OneForAll, 10));
+        assert!(is_too_short(Strategy::RestForOne, 10));
+        assert_eq!(checked(Strategy::OneForOne, 2, short), Ok(()));
+        for (restarts, window, error) in [
+            (0, half, PolicyError::NoRestarts),
+            (5, Duration::ZERO, PolicyError::NoWindow),
+        ] {
+            let checked = checked(Strategy::OneForOne, 10, (restarts, window));
+            assert_eq!(checked, Err(error));
+        }
+    }
 
     #[test]
     fn each_child_has_its_whole_time_to_become_ready() {

@@ -138,7 +138,8 @@ impl Job {
         }
     }
 
-    /// What a failing tick means for the next one; without it the job goes on with its schedule.
+    /// What a failing tick means for the next one; without it the job goes on with its schedule. After a backoff of
+    /// `Duration::MAX` the job has no tick to come.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
@@ -210,7 +211,7 @@ impl<'a> Keeper<'a> {
             random,
             given_up: None,
         };
-        (0..keeper.entries.len()).for_each(|index| keeper.plan(index, None));
+        (0..keeper.entries.len()).for_each(|index| keeper.plan(index, Deadline::at(now)));
         keeper
     }
 
@@ -232,11 +233,13 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Puts the next tick of a job into the heap, if there is one.
-    fn plan(&mut self, index: usize, not_before: Option<Instant>) {
+    /// Puts the next tick of a job into the heap, if there is one and its moment ever comes.
+    fn plan(&mut self, index: usize, not_before: Deadline) {
         let next = self.entries.get(index).map(|entry| entry.ticks.next());
-        if let Some(Next::At(moment)) = next {
-            let moment = not_before.map_or(moment, |earliest| moment.max(earliest));
+        let Some(Next::At(moment)) = next else {
+            return;
+        };
+        if let Some(moment) = Deadline::at(moment).later(not_before).instant() {
             self.due.push(Reverse((moment, index)));
         }
     }
@@ -299,7 +302,8 @@ impl<'a> Keeper<'a> {
         self.ctx.record().count_tick(missed);
         if let Verdict::Again(again) = verdict {
             log::say(Level::Warn, format_args!("{error}"));
-            self.plan(index, now.checked_add(again.delay.max(NO_THREAD)));
+            let delay = again.delay.max(NO_THREAD);
+            self.plan(index, Deadline::counted_from(now, delay));
         } else {
             let name = &entry.job.name;
             log::say(
@@ -328,10 +332,12 @@ impl<'a> Keeper<'a> {
         };
         entry.past = Some(tick.handle);
         match verdict {
-            Some(Verdict::Again(again)) => self.plan(index, ended.checked_add(again.delay)),
+            Some(Verdict::Again(again)) => {
+                self.plan(index, Deadline::counted_from(ended, again.delay));
+            }
             // The job is over.
             Some(Verdict::Stop(_) | Verdict::GiveUp(_)) => {}
-            None => self.plan(index, None),
+            None => self.plan(index, Deadline::at(ended)),
         }
     }
 }

@@ -26,7 +26,9 @@ impl Group {
     ///
     /// # Errors
     /// [`GroupError::Failed`] when tasks of it failed, now or earlier: those that it [names](GroupFailure::ends) count as
-    /// read from then on.
+    /// read from then on. Tasks that were cancelled are no failures: where that matters, join their handles, or look at the
+    /// group's [`token`](Self::token).
+    ///
     /// [`GroupError::WouldDeadlock`] inside one of its own tasks, [`GroupError::Forked`] in a forked copy of the process.
     ///
     /// ```

@@ -568,6 +568,15 @@ impl Registry {
         books.upwards(id).any(|above| above == other)
     }
 
+    /// The token that is cancelled next, or was, if a group takes no tasks: that of the highest of the groups from this one
+    /// on whose stop has begun. Where a task is shielded, its scope's own token never is.
+    pub(crate) fn stopping_token(&self, id: GroupId) -> Option<CancellationToken> {
+        let books = self.books.lock();
+        let entries = books.upwards(id).map_while(|id| books.groups.get(&id));
+        let stopping = entries.take_while(|entry| entry.refusing).last();
+        stopping.map(|entry| entry.token.clone())
+    }
+
     /// Tells of every end in the group and in those below it from now on.
     pub(crate) fn listen(&self, id: GroupId) -> Receiver<TaskEnd> {
         let (sender, receiver) = unbounded();

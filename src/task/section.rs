@@ -84,6 +84,9 @@ impl TaskContext {
     /// The shutdown's own deadline stands: what has not ended by then is abandoned like everything else. Without a thread
     /// for its limit (the system has none to give) the clean-up is run all the same, and only that deadline limits it.
     ///
+    /// Once the stop of its group has begun, a task starts no others, in a shield neither: what a clean-up does, it does
+    /// itself.
+    ///
     /// # Errors
     /// [`TimeoutError::Elapsed`] when `body` was stopped by the limit, [`TimeoutError::Failed`] with its own error.
     ///

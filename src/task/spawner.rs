@@ -341,12 +341,17 @@ impl TaskBuilder {
     }
 }
 
-/// The cancel of a group that is stopping. It follows its refusal of tasks at once, but not in the same step.
+/// The cancel of a group that is stopping, or of the one above that stops it. It follows its refusal of tasks at once, but
+/// not in the same step.
 fn stop_of(group: &Group, refusal: Refusal) -> Option<Cancelled> {
-    match refusal {
-        Refusal::Stopping => group.token().wait_timeout(CANCEL_FOLLOWS),
-        _ => None,
+    if refusal != Refusal::Stopping {
+        return None;
     }
+    let own = group.token().checkpoint();
+    own.err().or_else(|| {
+        let stopping = group.registry().stopping_token(group.id())?;
+        stopping.wait_timeout(CANCEL_FOLLOWS)
+    })
 }
 
 /// Why a task was not accepted; gives its closure back.

@@ -297,6 +297,29 @@ fn failing_ticks_do_not_end_a_schedule_unless_its_policy_says_so() {
 }
 
 #[test]
+fn a_schedule_whose_backoff_is_for_ever_waits_for_its_stop() {
+    let manager = manager();
+    let for_ever = Restart::on_failure().backoff(Backoff::constant(Duration::MAX));
+    let mut runs = 0;
+    let task = manager
+        .task("for ever")
+        .schedule(Schedule::spaced(Duration::ZERO).times(2))
+        .restart(for_ever.unlimited())
+        .spawn(move |_| {
+            runs += 1;
+            if runs == 1 {
+                return Err("the first".into());
+            }
+            Ok(())
+        });
+    let task = task.expect("spawned");
+    until_ticks(&task, 1);
+    let early = task.join_timeout(Duration::from_millis(50));
+    assert!(early.is_err(), "it went on at once");
+    assert!(matches!(task.stop(HANG), Err(JoinError::Cancelled { .. })));
+}
+
+#[test]
 fn ticks_that_come_too_late_are_skipped_and_counted() {
     let manager = manager();
     let schedule = Schedule::every(Duration::from_millis(2))

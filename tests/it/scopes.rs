@@ -38,6 +38,33 @@ fn tasks_borrow_and_change_what_is_on_the_stack() {
 }
 
 #[test]
+fn a_clean_up_that_cannot_start_tasks_any_more_ends_as_cancelled() {
+    let manager = manager();
+    let group = manager.group("group");
+    let (there, ready) = bounded(1);
+    let task = group.spawn("task", move |ctx| {
+        there.send(())?;
+        ctx.wait();
+        ctx.shield(HANG, |ctx| {
+            Ok(ctx.scope("clean-up", |scope| {
+                scope.spawn("late", |_| Ok(()))?;
+                Ok(())
+            })?)
+        })?;
+        Ok(())
+    });
+    let task = task.expect("spawned");
+    ready.recv_timeout(HANG).expect("it runs");
+    group.cancel();
+    let joined = task.join_timeout(HANG);
+    assert!(
+        matches!(joined, Err(JoinError::Cancelled { .. })),
+        "{joined:?}"
+    );
+    assert!(manager.shutdown().expect("a report").is_clean());
+}
+
+#[test]
 fn scoped_tasks_are_in_the_books_and_the_scope_is_over_only_when_they_are() {
     let manager = manager();
     let over = AtomicBool::new(false);

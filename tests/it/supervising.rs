@@ -463,6 +463,41 @@ fn a_child_that_waits_for_its_restart_keeps_the_supervisor_from_nothing() {
 }
 
 #[test]
+fn a_child_that_is_not_ready_when_the_supervisor_is_stopped_is_stopped_in_its_turn() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForOne, 1);
+    let (diary, (order, ordered)) = (family.diary.clone(), unbounded::<()>());
+    let body = move |ctx: &TaskContext| -> TaskResult {
+        diary.note("1 up".to_owned());
+        if ctx.attempt() == 1 {
+            ctx.ready();
+            ctx.recv(&ordered)?;
+            return Err("was told to".into());
+        }
+        ctx.wait();
+        diary.note("1 down".to_owned());
+        Ok(())
+    };
+    let (_open, open) = unbounded();
+    let supervisor = supervisor
+        .child(Child::new("1", body).ready_within(HANG))
+        .child(child(2, &family.diary, &open));
+    let supervisor = manager
+        .task("not ready")
+        .supervise(supervisor)
+        .expect("started");
+    assert_eq!(family.diary.take(), up(0..3));
+    order.send(()).expect("it listens");
+    assert_eq!(family.diary.wait_for(1), up([1]));
+    let stopped = supervisor.stop(HANG);
+    assert!(
+        matches!(stopped, Err(JoinError::Cancelled { .. })),
+        "{stopped:?}"
+    );
+    assert_eq!(family.diary.take(), down([2, 1, 0]));
+}
+
+#[test]
 fn a_child_that_has_cancelled_its_own_group_is_down_for_good() {
     let manager = manager();
     let (family, supervisor) = Family::new(Strategy::OneForAll, 2);
@@ -485,6 +520,55 @@ fn a_child_that_has_cancelled_its_own_group_is_down_for_good() {
     family.order(0, "complete");
     family.order(1, "complete");
     supervisor.join_timeout(HANG).expect("completed");
+}
+
+#[test]
+fn a_child_that_was_cancelled_is_down_for_good_whoever_else_is_restarted() {
+    for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+        let manager = manager();
+        let (family, supervisor) = Family::new(strategy, 2);
+        let starts = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&starts);
+        let leaver = Child::new("leaver", move |ctx| {
+            *counter.lock() += 1;
+            ctx.token().cancel();
+            Err(ctx.wait().into())
+        });
+        let supervisor = manager
+            .task("leavers")
+            .supervise(supervisor.child(leaver))
+            .expect("started");
+        assert_eq!(family.diary.take(), up(0..2));
+        let deadline = Instant::now() + HANG;
+        while manager.counts().cancelled == 0 {
+            assert!(Instant::now() < deadline, "it does not leave");
+            std::thread::yield_now();
+        }
+        family.order(0, "fail");
+        assert_eq!(family.diary.wait_for(3), [down([1]), up([0, 1])].concat());
+        family.order(0, "complete");
+        family.order(1, "complete");
+        supervisor.join_timeout(HANG).expect("completed");
+        assert_eq!(*starts.lock(), 1, "{strategy:?}");
+    }
+}
+
+#[test]
+fn a_child_that_cancels_itself_before_it_is_ready_is_down_for_good() {
+    let manager = manager();
+    let (family, supervisor) = Family::new(Strategy::OneForOne, 1);
+    let leaver = Child::new("leaver", |ctx| {
+        ctx.token().cancel();
+        Err(ctx.wait().into())
+    });
+    let supervisor = manager
+        .task("leavers")
+        .supervise(supervisor.child(leaver.ready_within(HANG)))
+        .expect("started");
+    assert_eq!(family.diary.take(), up([0]));
+    family.order(0, "complete");
+    supervisor.join_timeout(HANG).expect("completed");
+    assert_eq!(manager.counts().restarts, 0);
 }
 
 #[test]

@@ -47,6 +47,26 @@ fn a_thousand_jobs_have_one_thread_between_their_ticks() {
 }
 
 #[test]
+fn a_job_whose_backoff_is_for_ever_has_no_tick_to_come() {
+    let manager = manager();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    let for_ever = Restart::on_failure().backoff(Backoff::constant(Duration::MAX));
+    let job = Job::new(
+        "job",
+        Schedule::spaced(Duration::ZERO).times(2),
+        move |_| match counter.fetch_add(1, Ordering::SeqCst) {
+            0 => Err("the first".into()),
+            _ => Ok(()),
+        },
+    );
+    let timetable = Timetable::new().job(job.restart(for_ever.unlimited()));
+    let house = manager.task("house").timetable(timetable).expect("started");
+    house.join_timeout(HANG).expect("completed");
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_job_never_overlaps_itself_and_its_missed_ticks_are_counted() {
     let manager = manager();
     let at_once = Arc::new(AtomicUsize::new(0));
