@@ -239,6 +239,32 @@ fn clients_who_say_nothing_half_of_something_or_too_much_do_not_hold_the_stop() 
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn clients_who_have_taken_all_descriptors_do_not_hold_the_stop() {
+    const LIMIT: usize = 40;
+    let state = State::new("descriptors");
+    let serve = state.command("127.0.0.1:0");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\"")])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .env("TASKMUSTER_GRACE", "5");
+    let service = Service::start(&mut shell);
+    let mut clients = Vec::new();
+    // The last one is that of the connection for which the acceptor waits.
+    while service.program.descriptors_below(LIMIT) < LIMIT - 1 {
+        let mut client = service.client();
+        assert_eq!(client.get("/livez").expect("an answer").status, 200);
+        clients.push(client);
+    }
+    service.stop().assert_code(0);
+    for client in &mut clients {
+        assert!(client.is_at_end(), "it was closed in order");
+    }
+}
+
+#[test]
 fn the_janitor_panics_is_restarted_and_nobody_else_notices() {
     let state = State::new("janitor");
     let service = state.serve();
