@@ -86,6 +86,23 @@ fn requests_sent_one_behind_the_other_are_answered_in_order() {
 }
 
 #[test]
+fn an_answer_to_a_head_has_no_body_that_the_next_answer_would_begin_with() {
+    let state = State::new("head");
+    let service = state.serve();
+    let mut client = service.client();
+    client.send("HEAD / HTTP/1.1\r\n\r\n").expect("it is sent");
+    client.ask("/count").expect("it is sent");
+    assert_eq!(client.head().expect("an answer").0, 405);
+    assert_eq!(client.answer().expect("the next one").body, "0\n");
+    client
+        .send("HEAD / HTTP/1.1\r\n\r\nnonsense\r\n\r\n")
+        .expect("it is sent");
+    assert_eq!(client.head().expect("an answer").0, 405);
+    assert_eq!(client.answer().expect("a whole one").status, 400);
+    service.stop().assert_code(0);
+}
+
+#[test]
 fn what_is_worked_on_or_queued_at_a_sigterm_is_answered_and_what_comes_then_gets_a_503() {
     let state = State::new("in-flight");
     let service = state.serve();

@@ -24,6 +24,8 @@ pub(crate) struct Connection {
     received: Vec<u8>,
     /// Whether the request being answered is the last one.
     is_last: bool,
+    /// Whether it is for the head of an answer alone: a body would be read as the beginning of the next answer.
+    is_for_head: bool,
 }
 
 pub(crate) enum Request {
@@ -49,6 +51,7 @@ impl Connection {
             stream,
             received: Vec::new(),
             is_last: false,
+            is_for_head: false,
         })
     }
 
@@ -73,7 +76,9 @@ impl Connection {
     fn parse(&mut self) -> Option<Request> {
         let mut headers = [EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
-        let length = match head.parse(&self.received) {
+        let parsed = head.parse(&self.received);
+        self.is_for_head = head.method == Some("HEAD");
+        let length = match parsed {
             Ok(Status::Complete(length)) => length,
             Ok(Status::Partial) if self.received.len() < HEAD => return None,
             _ => {
@@ -95,9 +100,10 @@ impl Connection {
         self.is_last = true;
     }
 
-    /// Sends an answer whole, or fails.
+    /// Sends an answer whole, or fails; to a HEAD without its body.
     pub(crate) fn send(&mut self, Response { status, body }: &Response) -> io::Result<()> {
         let length = body.len();
+        let body = if self.is_for_head { "" } else { body };
         let connection = if self.is_last { "close" } else { "keep-alive" };
         let text = format!(
             "HTTP/1.1 {status}\r\n\
