@@ -256,6 +256,22 @@ fn clients_who_say_nothing_half_of_something_or_too_much_do_not_hold_the_stop() 
 }
 
 #[test]
+fn a_client_who_goes_on_byte_by_byte_after_the_last_answer_is_closed() {
+    let state = State::new("drip");
+    let service = state.serve();
+    let mut client = service.client();
+    let last = "GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n";
+    client.send(last).expect("it is sent");
+    assert!(client.answer().expect("an answer").is_last);
+    let begin = Instant::now();
+    while client.send("x").is_ok() {
+        assert!(begin.elapsed() < HANG, "it holds its task");
+        thread::sleep(Duration::from_millis(20));
+    }
+    service.stop().assert_code(0);
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn clients_who_have_taken_all_descriptors_do_not_hold_the_stop() {
     const LIMIT: usize = 40;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use httparse::{EMPTY_HEADER, Status};
 
@@ -15,7 +15,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 /// The most bytes of the head of a request, and of what a client sends after the last one that is answered.
 const HEAD: usize = 8 * 1024;
-const REST: u64 = 64 * 1024;
+const REST: usize = 64 * 1024;
 
 /// Our end of a connection: requests and answers in turn.
 pub(crate) struct Connection {
@@ -118,8 +118,20 @@ impl Connection {
     /// the answer.
     pub(crate) fn close(self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
-        self.stream.set_read_timeout(Some(CLOSING))?;
-        drop(io::copy(&mut (&*self.stream).take(REST), &mut io::sink())); // the client has had its time
+        let deadline = Instant::now() + CLOSING;
+        let (mut block, mut rest) = ([0; 1024], REST);
+        while rest > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break; // the client has had its time, even if it goes on byte by byte
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match (&*self.stream).read(&mut block) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(length) => rest = rest.saturating_sub(length),
+            }
+        }
         Ok(())
     }
 }
