@@ -404,6 +404,13 @@ fn an_unknown_argument_is_named() {
     }
 }
 
+#[test]
+fn a_state_file_without_a_name_is_refused() {
+    let exit = Program::example("serve", &["--listen", "127.0.0.1:0", "--state", ""]).exit();
+    exit.assert_code(1);
+    exit.assert_says("--state needs the name of a file");
+}
+
 // ---- load ----
 
 /// What became of the requests of one run, or of several.
