@@ -99,6 +99,10 @@ impl Manager {
     /// Lets Ctrl-C, SIGTERM and SIGHUP shut this manager down: the first asks, the second skips the grace, the third
     /// ends the process with exit code 130. Call it first; a signal before it ends the process as ever.
     ///
+    /// When no manager is open any more, the first signal of the process ends it with 130, as without this library; a
+    /// second does nothing, since the first has stopped the program and it is on its way out, with its result and its
+    /// report still to be printed; the third ends it always.
+    ///
     /// The handler is ctrlc's: one for the process and for ever, shared by all managers of this library. A manager
     /// that is made after a signal starts with the request to stop. SIGHUP counts even where it was ignored, as under
     /// `nohup`; a line of log warns of that.

@@ -1,9 +1,18 @@
 //! Signals: one handler for the process, which only raises requests.
 //!
 //! ctrlc (3.5) allows one handler, for ever, and runs it on a thread of its own that a panic would kill: every later
-//! signal would be swallowed. So the handler counts, raises the request of each subscribed manager, and from the third
-//! press on ends the process, or from the first on if no manager is left to stop; it runs no foreign code and waits for
-//! nobody.
+//! signal would be swallowed. So the handler counts, raises the request of each subscribed manager, and ends the process
+//! where that is what a press means; it runs no foreign code and waits for nobody.
+//!
+//! | press of the process | a manager is open | none is open (any more) |
+//! |---|---|---|
+//! | first | asks for the shutdown | ends the process, as without this library |
+//! | second | skips the grace | does nothing |
+//! | third | ends the process | ends the process |
+//!
+//! The second one does nothing without a manager since the first has stopped the program: it is on its way out, prints its
+//! result and its report, and there is nothing to hurry any more. That one would lose both, pressed in the moment in which
+//! the shutdown is over and the program is not.
 
 use std::error::Error;
 use std::fmt;
@@ -91,10 +100,11 @@ impl Hub {
             end_process();
         }
         let registries = self.open_subscribers();
-        if registries.is_empty() {
-            // All managers are over, or were never there: what would happen without this library.
+        if registries.is_empty() && presses == 1 {
+            // All managers have ended without a signal, or were never there: what would happen without this library.
             end_process();
         }
+        // Without a manager the second is left to the program, which the first has stopped.
         for registry in registries {
             tell(&registry, presses);
         }

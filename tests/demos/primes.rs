@@ -1,5 +1,6 @@
 //! Counts primes on every core until it is told to stop: press Ctrl-C.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use std::{env, process, thread};
 
+use parking_lot::Mutex;
 use taskmuster::{Manager, ShutdownReport, TaskContext, TaskResult};
 
 const HELP: &str = "\
@@ -26,13 +28,35 @@ const BLOCK: u64 = 20_000;
 #[derive(Default)]
 struct Progress {
     taken: AtomicU64,
-    found: AtomicU64,
+    counted: Mutex<Counted>,
+}
+
+/// What is said of the primes holds exactly: below `end` every block was counted to its last number.
+#[derive(Default)]
+struct Counted {
+    end: u64,
+    found: u64,
+    /// The blocks that were counted before one below them, by their first number.
+    ahead: BTreeMap<u64, u64>,
+}
+
+impl Progress {
+    /// Notes how many primes there are in a whole block.
+    fn add(&self, start: u64, found: u64) {
+        let mut counted = self.counted.lock();
+        counted.ahead.insert(start, found);
+        let counted = &mut *counted;
+        while let Some(found) = counted.ahead.remove(&counted.end) {
+            counted.found += found;
+            counted.end += BLOCK;
+        }
+    }
 }
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (found, taken) = (self.found.load(Relaxed), self.taken.load(Relaxed));
-        write!(f, "{found} primes below {taken}")
+        let counted = self.counted.lock();
+        write!(f, "{} primes below {}", counted.found, counted.end)
     }
 }
 
@@ -58,7 +82,7 @@ fn start(manager: &Manager, arguments: &[String]) -> TaskResult {
     }
     manager.handle_signals()?;
 
-    // Groups stop before the tasks beside them: the last line saved has all the workers found.
+    // Groups stop before the tasks beside them: the last line saved has all that the workers have counted.
     let progress = Arc::new(Progress::default());
     let shared = Arc::clone(&progress);
     manager.spawn("saver", move |ctx| save(ctx, &shared))?;
@@ -84,16 +108,16 @@ fn start(manager: &Manager, arguments: &[String]) -> TaskResult {
     Ok(())
 }
 
-/// Takes block after block; once asked to stop, it does so at the very next number.
+/// Takes block after block; once asked to stop, it does so at the very next number, and the block does not count.
 fn count(ctx: &TaskContext, progress: &Progress) -> TaskResult {
     loop {
         let start = progress.taken.fetch_add(BLOCK, Relaxed);
+        let mut found = 0;
         for n in start..start + BLOCK {
             ctx.checkpoint()?; // about a nanosecond
-            if is_prime(n) {
-                progress.found.fetch_add(1, Relaxed);
-            }
+            found += u64::from(is_prime(n));
         }
+        progress.add(start, found);
     }
 }
 

@@ -147,5 +147,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> TaskResult<Options> {
             unknown => return Err(format!("unknown argument {unknown}; see --help").into()),
         }
     }
+    if options.state.as_os_str().is_empty() {
+        return Err("--state needs the name of a file".into());
+    }
     Ok(options)
 }

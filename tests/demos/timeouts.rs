@@ -108,11 +108,15 @@ fn socket(ctx: &TaskContext) -> TaskResult {
     Ok(ctx.checkpoint()?)
 }
 
-/// An accept hears a connection, if need be one's own.
+/// An accept hears a connection, if need be one's own, for which a descriptor is kept.
 fn accept(ctx: &TaskContext) -> TaskResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    let _guard = ctx.on_cancel(move || drop(TcpStream::connect(address)));
+    let spare = listener.try_clone()?;
+    let _guard = ctx.on_cancel(move || {
+        drop(spare);
+        drop(TcpStream::connect(address));
+    });
     loop {
         let (_connection, _) = listener.accept()?;
         ctx.checkpoint()?;

@@ -64,20 +64,8 @@ impl Client {
     }
 
     pub(crate) fn answer(&mut self) -> Result<Answer, Lost> {
-        let head = loop {
-            if let Some(end) = find(&self.received, b"\r\n\r\n") {
-                break self.take(end + 4);
-            }
-            self.receive()?;
-        };
+        let (status, length, head) = self.head()?;
         let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
-        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok());
-        let (Some(status), Some(length)) = (
-            number(head.get(9..12)).and_then(|status| u16::try_from(status).ok()),
-            number(header("Content-Length:")),
-        ) else {
-            return Err(Lost::Truncated(head));
-        };
         while self.received.len() < length {
             // What is missing now is a truncation, whatever the reason.
             self.receive().map_err(|_| self.truncated(&head))?;
@@ -92,6 +80,25 @@ impl Client {
             body,
             is_last,
         })
+    }
+
+    /// The status of an answer, how long it says its body is, and all of its head: the whole answer to a HEAD.
+    pub(crate) fn head(&mut self) -> Result<(u16, usize, String), Lost> {
+        let head = loop {
+            if let Some(end) = find(&self.received, b"\r\n\r\n") {
+                break self.take(end + 4);
+            }
+            self.receive()?;
+        };
+        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok());
+        let (Some(status), Some(length)) = (
+            number(head.get(9..12)).and_then(|status| u16::try_from(status).ok()),
+            number(header("Content-Length:")),
+        ) else {
+            return Err(Lost::Truncated(head));
+        };
+        Ok((status, length, head))
     }
 
     /// Whether the service has closed the connection in order, with nothing left to read.

@@ -58,6 +58,18 @@ fn without_json_the_groups_are_for_people_and_the_greatest_waste_comes_first() {
 }
 
 #[test]
+fn without_json_control_characters_in_a_path_are_escaped() {
+    let tree = Tree::new("control");
+    tree.file("a\nb", "x");
+    tree.file("c\u{1b}[31m \\ \u{e9}", "x");
+    let exit = search(&tree, &[]);
+    assert_eq!(
+        exit.stdout,
+        "2 files of 1 B, 1 B wasted:\n  ./a\\nb\n  ./c\\u{1b}[31m \\ \u{e9}\n"
+    );
+}
+
+#[test]
 fn standard_output_has_nothing_but_json() {
     let tree = Tree::new("json");
     tree.file("a \"quoted\"\\\n", "x");

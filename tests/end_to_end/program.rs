@@ -122,6 +122,16 @@ impl Program {
         seen.unwrap_or_else(|why| self.fail(&format!("no line with {text:?}: {why}")))
     }
 
+    /// How many descriptors below a limit the program has open; those above it were there before the limit.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn descriptors_below(&self, limit: usize) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("it is running");
+        let numbers = open
+            .flatten()
+            .filter_map(|it| it.file_name().to_str()?.parse().ok());
+        numbers.filter(|number: &usize| *number < limit).count()
+    }
+
     /// Sends a signal by its name: `INT`, `TERM`, `HUP`.
     pub(crate) fn signal(&self, name: &str) {
         self.signals(&[name]);

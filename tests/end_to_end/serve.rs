@@ -86,6 +86,23 @@ fn requests_sent_one_behind_the_other_are_answered_in_order() {
 }
 
 #[test]
+fn an_answer_to_a_head_has_no_body_that_the_next_answer_would_begin_with() {
+    let state = State::new("head");
+    let service = state.serve();
+    let mut client = service.client();
+    client.send("HEAD / HTTP/1.1\r\n\r\n").expect("it is sent");
+    client.ask("/count").expect("it is sent");
+    assert_eq!(client.head().expect("an answer").0, 405);
+    assert_eq!(client.answer().expect("the next one").body, "0\n");
+    client
+        .send("HEAD / HTTP/1.1\r\n\r\nnonsense\r\n\r\n")
+        .expect("it is sent");
+    assert_eq!(client.head().expect("an answer").0, 405);
+    assert_eq!(client.answer().expect("a whole one").status, 400);
+    service.stop().assert_code(0);
+}
+
+#[test]
 fn what_is_worked_on_or_queued_at_a_sigterm_is_answered_and_what_comes_then_gets_a_503() {
     let state = State::new("in-flight");
     let service = state.serve();
@@ -239,6 +256,48 @@ fn clients_who_say_nothing_half_of_something_or_too_much_do_not_hold_the_stop() 
 }
 
 #[test]
+fn a_client_who_goes_on_byte_by_byte_after_the_last_answer_is_closed() {
+    let state = State::new("drip");
+    let service = state.serve();
+    let mut client = service.client();
+    let last = "GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n";
+    client.send(last).expect("it is sent");
+    assert!(client.answer().expect("an answer").is_last);
+    let begin = Instant::now();
+    while client.send("x").is_ok() {
+        assert!(begin.elapsed() < HANG, "it holds its task");
+        thread::sleep(Duration::from_millis(20));
+    }
+    service.stop().assert_code(0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn clients_who_have_taken_all_descriptors_do_not_hold_the_stop() {
+    const LIMIT: usize = 40;
+    let state = State::new("descriptors");
+    let serve = state.command("127.0.0.1:0");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\"")])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .env("TASKMUSTER_GRACE", "5");
+    let service = Service::start(&mut shell);
+    let mut clients = Vec::new();
+    // The last one is that of the connection for which the acceptor waits.
+    while service.program.descriptors_below(LIMIT) < LIMIT - 1 {
+        let mut client = service.client();
+        assert_eq!(client.get("/livez").expect("an answer").status, 200);
+        clients.push(client);
+    }
+    service.stop().assert_code(0);
+    for client in &mut clients {
+        assert!(client.is_at_end(), "it was closed in order");
+    }
+}
+
+#[test]
 fn the_janitor_panics_is_restarted_and_nobody_else_notices() {
     let state = State::new("janitor");
     let service = state.serve();
@@ -343,6 +402,13 @@ fn an_unknown_argument_is_named() {
         exit.assert_code(1);
         exit.assert_says(arguments[0]);
     }
+}
+
+#[test]
+fn a_state_file_without_a_name_is_refused() {
+    let exit = Program::example("serve", &["--listen", "127.0.0.1:0", "--state", ""]).exit();
+    exit.assert_code(1);
+    exit.assert_says("--state needs the name of a file");
 }
 
 // ---- load ----

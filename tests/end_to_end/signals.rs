@@ -43,6 +43,47 @@ fn the_saver_gives_its_file_the_final_name_and_leaves_no_other() {
 }
 
 #[test]
+fn the_primes_below_a_number_are_all_those_below_it() {
+    let directory = Directory::new("primes");
+    let program = Program::start(primes(&[]).env("TMPDIR", &directory.path));
+    program.wait_for_line("uploaded"); // some blocks are counted by then
+    program.signal("INT");
+    let exit = program.exit();
+    exit.assert_code(0);
+    let saved = fs::read_to_string(directory.path.join("primes.txt")).expect("it is there");
+    let text = exit.stdout + &exit.stderr + &saved;
+    let counts: Vec<(usize, usize)> = text.lines().filter_map(count_of_primes).collect();
+    assert!(counts.len() >= 3, "a beat, two lines of the saver: {text}");
+    let last = counts.iter().map(|(_, end)| *end).max().unwrap_or_default();
+    let below = primes_below(last);
+    for (found, end) in counts {
+        assert_eq!(found, below[end], "primes below {end}");
+    }
+}
+
+/// What a line with `12 primes below 40` says.
+fn count_of_primes(line: &str) -> Option<(usize, usize)> {
+    let (before, after) = line.split_once(" primes below ")?;
+    let found = before.rsplit(' ').next()?.parse().ok()?;
+    let end = after.split(',').next()?.parse().ok()?;
+    Some((found, end))
+}
+
+/// How many primes are below each number up to the last: by Eratosthenes' sieve.
+fn primes_below(last: usize) -> Vec<usize> {
+    let mut composite = vec![false; last];
+    let mut below = vec![0; last + 1];
+    for n in 0..last {
+        let is_prime = n >= 2 && !composite[n];
+        below[n + 1] = below[n] + usize::from(is_prime);
+        if is_prime {
+            (n * n..last).step_by(n).for_each(|it| composite[it] = true);
+        }
+    }
+    below
+}
+
+#[test]
 fn a_signal_while_tasks_are_still_being_started_is_a_clean_stop() {
     for signal in ["INT", "TERM", "HUP", "INT", "TERM"] {
         let program = Program::example("primes", &[]);

@@ -50,14 +50,20 @@ fn play(role: &str, how: &str) -> Played {
 }
 
 fn play_with(command: &mut Command, how: &str) -> Played {
-    let program = Program::start(command.env(HOW, how).env("RUST_BACKTRACE", "0"));
-    let line = program.wait_for_line("pid ");
-    let (_, pid) = line.split_once("pid ").expect("it was found");
-    let pid = Pid::from_raw(pid.trim().parse().expect("a number"));
-    Played { program, pid }
+    Played::of(Program::start(
+        command.env(HOW, how).env("RUST_BACKTRACE", "0"),
+    ))
 }
 
 impl Played {
+    /// What says its pid.
+    fn of(program: Program) -> Self {
+        let line = program.wait_for_line("pid ");
+        let (_, pid) = line.split_once("pid ").expect("it was found");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a number"));
+        Self { program, pid }
+    }
+
     fn ready(self) -> Self {
         self.program.wait_for_line("ready");
         self
@@ -78,6 +84,21 @@ impl Played {
             .next()
             .and_then(|rest| rest.chars().next());
         state.is_some_and(|state| state != 'Z')
+    }
+
+    /// How many times the thread that hears signals has begun to wait: one more for each that it has dealt with.
+    #[cfg(target_os = "linux")]
+    fn waits_for_signals(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid));
+        let read = |thread: &fs::DirEntry, file| {
+            fs::read_to_string(thread.path().join(file)).unwrap_or_default()
+        };
+        let mut threads = threads.into_iter().flatten().flatten();
+        let listener = threads.find(|thread| read(thread, "comm") == "ctrl-c\n");
+        let status = listener.map(|it| read(&it, "status")).unwrap_or_default();
+        let mut lines = status.lines();
+        let waits = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        waits.map_or(0, |waits| waits.trim().parse().expect("a number"))
     }
 
     fn exit(self) -> Exit {
@@ -364,8 +385,8 @@ fn f092_a_signal_while_main_waits_in_any_way_lets_it_go_and_is_a_clean_end() {
 }
 
 #[test]
-fn f093_main_in_code_that_hears_nothing_is_named_when_all_have_stopped_and_the_next_signal_ends_it()
-{
+fn f093_main_in_code_that_hears_nothing_is_named_when_all_have_stopped_and_the_third_signal_ends_it()
+ {
     at_once(
         &each_with_each_signal(&["in foreign code", "in a read"]),
         |(state, signal)| {
@@ -373,19 +394,79 @@ fn f093_main_in_code_that_hears_nothing_is_named_when_all_have_stopped_and_the_n
             played.send(*signal);
             played.line("has not returned");
             played.send(after(*signal));
+            played.send(after(after(*signal)));
             played.exit().assert_code(130);
         },
     );
 }
 
 #[test]
-fn f093_a_signal_after_the_last_manager_ends_the_process() {
+fn f093_the_first_signal_after_the_last_manager_ends_the_process() {
     at_once(&each_with_each_signal(&["over"]), |(state, signal)| {
         let played = play("main_is", state).ready();
         played.send(*signal);
         let exit = played.exit();
         exit.assert_code(130);
         assert_one_report(&exit);
+    });
+}
+
+/// Is stopped by a signal, and prints its result when its standard input ends.
+#[test]
+#[ignore = "a role of a child process"]
+fn prints_its_result_after_the_shutdown() {
+    how();
+    let report = Manager::builder().grace(HANG).run(|manager| {
+        manager.handle_signals()?;
+        let _listener = listener(manager.root_group());
+        eprintln!("ready");
+        drop(manager.wait());
+        Ok(())
+    });
+    eprintln!("`run` has returned");
+    drop(io::copy(&mut io::stdin(), &mut io::sink()));
+    println!("the result");
+    child::end(&report)
+}
+
+/// Plays that role and stops it by a signal; it goes on when there is no more input.
+fn play_stopped(signal: Signal, input: impl Into<Stdio>) -> Played {
+    let mut role = child::role("signals::prints_its_result_after_the_shutdown");
+    let program = Program::start_without(role.stdin(input), &[Stream::Stdin]);
+    let played = Played::of(program).ready();
+    played.send(signal);
+    played.line("`run` has returned");
+    played
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn f093_a_second_signal_costs_a_program_that_has_stopped_neither_its_result_nor_its_report() {
+    at_once(&ASKING, |signal| {
+        let (input, writer) = io::pipe().expect("a pipe");
+        let played = play_stopped(*signal, input);
+        let waits = played.waits_for_signals();
+        played.send(after(*signal));
+        until("the second signal", || {
+            !played.is_alive() || played.waits_for_signals() > waits
+        });
+        drop(writer);
+        let exit = played.exit();
+        exit.assert_code(0);
+        assert!(exit.stdout.contains("the result"), "{}", exit.stdout);
+        assert_one_report(&exit);
+    });
+}
+
+#[test]
+fn f093_a_third_signal_ends_a_program_that_has_stopped_and_is_not_over() {
+    at_once(&ASKING, |signal| {
+        let (input, writer) = io::pipe().expect("a pipe");
+        let played = play_stopped(*signal, input);
+        played.send(after(*signal));
+        played.send(after(after(*signal)));
+        played.exit().assert_code(130);
+        drop(writer);
     });
 }
 
@@ -908,8 +989,9 @@ fn f095_panics_of_all_that_a_signal_sets_off_leave_the_next_ones_heard() {
     played.line("ready 1");
     played.send(SIGTERM);
     played.line("ready 3");
-    played.send(SIGTERM);
-    played.exit().assert_code(130); // the manager that was there is over: asked at its birth
+    played.send(SIGINT); // left to a program that has stopped
+    played.send(SIGHUP);
+    played.exit().assert_code(130);
 }
 
 // ---- 96: others who handle signals ----

@@ -21,7 +21,7 @@ and devices are never opened.
 
 The groups go to standard output, the one that wastes most first; everything else, files that
 cannot be read among them, goes to standard error. Ctrl-C stops the search and prints what was
-found until then.
+found until then. Without --json, control characters in a path are printed as \\n or \\u{1b}.
 
 Exit code: 0, also after Ctrl-C and with unreadable files; 1 if a PATH does not exist, an option
 is unknown or the result cannot be written; 2 if a task did not stop in time; 130 after a third Ctrl-C.

@@ -2,6 +2,7 @@
 
 use std::fmt::Arguments;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use indicatif::{BinaryBytes, HumanCount};
 
@@ -44,9 +45,22 @@ fn print_text(out: &mut dyn Write, group: &Group) -> io::Result<()> {
         group.files.len()
     )?;
     for file in &group.files {
-        writeln!(out, "  {}", file.display())?;
+        writeln!(out, "  {}", printable(file))?;
     }
     Ok(())
+}
+
+/// A path with its control characters escaped: raw they would break the line, or drive the terminal.
+fn printable(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 fn print_json(out: &mut dyn Write, group: &Group) -> io::Result<()> {

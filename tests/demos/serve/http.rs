@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use httparse::{EMPTY_HEADER, Status};
 
@@ -15,7 +15,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 /// The most bytes of the head of a request, and of what a client sends after the last one that is answered.
 const HEAD: usize = 8 * 1024;
-const REST: u64 = 64 * 1024;
+const REST: usize = 64 * 1024;
 
 /// Our end of a connection: requests and answers in turn.
 pub(crate) struct Connection {
@@ -24,6 +24,8 @@ pub(crate) struct Connection {
     received: Vec<u8>,
     /// Whether the request being answered is the last one.
     is_last: bool,
+    /// Whether it is for the head of an answer alone: a body would be read as the beginning of the next answer.
+    is_for_head: bool,
 }
 
 pub(crate) enum Request {
@@ -49,6 +51,7 @@ impl Connection {
             stream,
             received: Vec::new(),
             is_last: false,
+            is_for_head: false,
         })
     }
 
@@ -73,7 +76,9 @@ impl Connection {
     fn parse(&mut self) -> Option<Request> {
         let mut headers = [EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
-        let length = match head.parse(&self.received) {
+        let parsed = head.parse(&self.received);
+        self.is_for_head = head.method == Some("HEAD");
+        let length = match parsed {
             Ok(Status::Complete(length)) => length,
             Ok(Status::Partial) if self.received.len() < HEAD => return None,
             _ => {
@@ -95,9 +100,10 @@ impl Connection {
         self.is_last = true;
     }
 
-    /// Sends an answer whole, or fails.
+    /// Sends an answer whole, or fails; to a HEAD without its body.
     pub(crate) fn send(&mut self, Response { status, body }: &Response) -> io::Result<()> {
         let length = body.len();
+        let body = if self.is_for_head { "" } else { body };
         let connection = if self.is_last { "close" } else { "keep-alive" };
         let text = format!(
             "HTTP/1.1 {status}\r\n\
@@ -112,8 +118,20 @@ impl Connection {
     /// the answer.
     pub(crate) fn close(self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
-        self.stream.set_read_timeout(Some(CLOSING))?;
-        drop(io::copy(&mut (&*self.stream).take(REST), &mut io::sink())); // the client has had its time
+        let deadline = Instant::now() + CLOSING;
+        let (mut block, mut rest) = ([0; 1024], REST);
+        while rest > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break; // the client has had its time, even if it goes on byte by byte
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match (&*self.stream).read(&mut block) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(length) => rest = rest.saturating_sub(length),
+            }
+        }
         Ok(())
     }
 }

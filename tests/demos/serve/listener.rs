@@ -1,7 +1,9 @@
 //! The acceptor: takes connections in and gives each a task.
 
-use std::net::{TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,9 +22,11 @@ pub(crate) fn accept(
     let listener =
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
-    // A connection of our own ends the wait for one.
+    // A connection of our own ends the wait for one. Its descriptor is kept for it: the clients may have all others.
+    let spare = listener.try_clone()?;
     let _unblock = ctx.on_cancel(move || {
-        drop(TcpStream::connect_timeout(&bound, Duration::from_secs(1)));
+        drop(spare);
+        knock(&bound);
     });
     eprintln!("listening on http://{bound}");
     ctx.ready();
@@ -45,5 +49,18 @@ pub(crate) fn accept(
                 ctx.sleep(Duration::from_millis(100))?;
             }
         }
+    }
+}
+
+/// Has the acceptor look whether it is asked to stop. Another thread may be faster and have the spare descriptor: then it
+/// takes another attempt.
+fn knock(address: &SocketAddr) {
+    for _ in 0..10 {
+        match TcpStream::connect_timeout(address, Duration::from_secs(1)) {
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return, // it has ended by itself
+            Err(error) => log::warn!("cannot wake the acceptor: {error}"),
+        }
+        thread::sleep(Duration::from_millis(50));
     }
 }
