@@ -147,6 +147,12 @@ impl Callbacks {
         drop(gone);
     }
 
+    /// Drops what is in the list, which stays open.
+    pub(crate) fn give_up(&self) {
+        let pending = std::mem::take(&mut self.0.lock().pending);
+        drop(pending);
+    }
+
     /// Closes the list and gives what is in it, the youngest first.
     pub(crate) fn close(&self) -> Vec<Arc<Callback>> {
         let mut list = self.0.lock();

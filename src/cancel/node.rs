@@ -207,6 +207,19 @@ impl Node {
         }
     }
 
+    /// The last holder will only look from now on: takes back what its going would take back. Whoever comes to hold the
+    /// node at this moment finds it so.
+    pub(crate) fn retire(&self) {
+        // Acquire pairs with the leaving of the other holders.
+        if self.holders.load(Ordering::Acquire) == 1 {
+            self.take_alarm_back();
+            let watch = self.watch.get();
+            if let Some(callbacks) = watch.and_then(|watch| watch.callbacks.get()) {
+                callbacks.give_up();
+            }
+        }
+    }
+
     /// Cancels this node and everything below; the one call that did it gets the work to be done now (7).
     #[must_use = "the callbacks are to be run"]
     pub(crate) fn cancel(self: &Arc<Self>, cause: Cause) -> Option<Vec<Arc<Callback>>> {

@@ -75,6 +75,7 @@ impl CallbackGuard {
     }
 
     /// Leaves the callback with its token for good: it is dropped with the token's last clone, if it did not run before.
+    /// With that of a task, when the task has ended and nobody else has the token or one below it.
     ///
     /// ```
     /// use taskmuster::CancellationToken;

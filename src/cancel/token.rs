@@ -101,6 +101,12 @@ impl CancellationToken {
         }
     }
 
+    /// Whoever holds it will only look at it from now on. Unless somebody else has it as well, it is as if it were gone: its
+    /// deadline and what was to be done on its cancel are given up.
+    pub(crate) fn retire(&self) {
+        self.node.retire();
+    }
+
     /// Like [`cancel_with`](Self::cancel_with), but leaves the callbacks to the caller, if this call is the one that won.
     #[must_use = "the callbacks are to be run"]
     pub(crate) fn cancel_leaving_work(&self, cause: Cause) -> Vec<Arc<Callback>> {

@@ -14,14 +14,23 @@ thread_local! {
 
 /// Whose thread this is. Dropped with the thread's other thread-locals, it says that the thread is all but gone.
 struct Occupant {
-    /// That of the innermost section.
-    context: TaskContext,
+    /// That of the innermost section; `None` in the occupant's last moments.
+    context: Option<TaskContext>,
 }
 
 impl Drop for Occupant {
     fn drop(&mut self) {
-        let registry = self.context.group().registry();
-        registry.depart(self.context.record());
+        let Some(context) = self.context.take() else {
+            return;
+        };
+        let (registry, record) = (
+            Arc::clone(context.group().registry()),
+            Arc::clone(context.record()),
+        );
+        // It holds the token: whether anybody else does is seen without it.
+        drop(context);
+        record.token.retire();
+        registry.depart(&record);
     }
 }
 
@@ -30,6 +39,7 @@ impl Drop for Occupant {
 /// Must be the first use of a thread-local with a destructor on its thread: std destroys them in reverse order, so
 /// that this one goes last.
 pub(crate) fn move_in(context: TaskContext) {
+    let context = Some(context);
     OCCUPANT.with_borrow_mut(|place| *place = Some(Occupant { context }));
 }
 
@@ -37,9 +47,9 @@ pub(crate) fn move_in(context: TaskContext) {
 pub(crate) fn exchange(context: TaskContext) -> Option<TaskContext> {
     let exchanged = OCCUPANT.try_with(|place| {
         let mut place = place.try_borrow_mut().ok()?;
-        let occupant = place.as_mut()?;
-        let is_same_task = Arc::ptr_eq(occupant.context.record(), context.record());
-        is_same_task.then(|| std::mem::replace(&mut occupant.context, context))
+        let present = place.as_mut()?.context.as_mut()?;
+        let is_same_task = Arc::ptr_eq(present.record(), context.record());
+        is_same_task.then(|| std::mem::replace(present, context))
     });
     exchanged.ok().flatten()
 }
@@ -86,13 +96,16 @@ pub fn current() -> Option<TaskContext> {
 pub fn checkpoint() -> Result<(), Cancelled> {
     let place = Location::caller();
     let result = OCCUPANT.try_with(|occupant| match &*occupant.borrow() {
-        Some(occupant) => occupant.context.checkpoint_at(place),
-        None => Ok(()),
+        Some(Occupant {
+            context: Some(context),
+        }) => context.checkpoint_at(place),
+        _ => Ok(()),
     });
     result.unwrap_or(Ok(()))
 }
 
 fn look<R>(at: impl FnOnce(&TaskContext) -> R) -> Option<R> {
-    let looked = OCCUPANT.try_with(|occupant| Some(at(&occupant.borrow().as_ref()?.context)));
+    let looked =
+        OCCUPANT.try_with(|occupant| Some(at(occupant.borrow().as_ref()?.context.as_ref()?)));
     looked.ok().flatten()
 }
