@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::callsign;
-use crate::base::text::printable;
+use crate::base::text::{excerpt, printable};
 
 /// Why a token was cancelled: the kind of reason, the source line that asked, the task that asked, and a note.
 ///
@@ -112,10 +112,10 @@ impl Cause {
         }))
     }
 
-    /// The same cause with words for the one who reads the report.
+    /// The same cause with words for the one who reads the report; the first 4 KiB of them are kept.
     #[must_use]
     pub fn with_note(mut self, note: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.0).note = Some(note.into().into_boxed_str());
+        Arc::make_mut(&mut self.0).note = Some(excerpt(note.into()).into_boxed_str());
         self
     }
 
@@ -231,6 +231,13 @@ mod tests {
             cause.to_string(),
             format!("request by `ingest/reader` at {}:{line} (enough)", file!())
         );
+    }
+
+    #[test]
+    fn little_is_kept_of_a_long_note() {
+        let cause = Cause::request().with_note("x".repeat(1 << 20));
+        let note = cause.note().expect("it has one");
+        assert!(note.len() < 5_000 && note.ends_with('…'), "{note}");
     }
 
     #[test]

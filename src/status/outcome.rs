@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::text::printable;
+use crate::base::text::{excerpt, printable};
 use crate::base::unwind;
 use crate::cancel::cause::Cause;
 use crate::status::panic::Panic;
@@ -12,7 +12,7 @@ use crate::status::panic::Panic;
 /// An error of a task, shared by everybody who joins it.
 pub type SharedError = Arc<dyn Error + Send + Sync>;
 
-/// What is kept of a task's error: the words of it and of its sources, on one line.
+/// What is kept of a task's error: the words of it and of its sources, on one line, and `…` after the first 4 KiB.
 ///
 /// The error itself belongs to those who join ([`JoinError::Failed`](crate::JoinError::Failed)): it may hold anything,
 /// and the books hold nothing of the user's.
@@ -99,7 +99,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         for source in std::iter::successors(error.source(), |&error| error.source()).take(CHAIN) {
             let words = one_line(source);
             if !line.ends_with(&words) {
-                line = format!("{line}: {words}");
+                line = excerpt(format_args!("{line}: {words}"));
             }
         }
         line
@@ -110,9 +110,9 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// The error's text without line breaks and other control characters, which could forge lines of a log.
+/// What is kept of the error's text, without line breaks and other control characters, which could forge lines of a log.
 fn one_line(error: &dyn Error) -> String {
-    printable(&error.to_string())
+    printable(&excerpt(error))
 }
 
 #[cfg(test)]
@@ -131,6 +131,38 @@ mod tests {
             "cannot read the list: disk on fire"
         );
     }
+
+    #[test]
+    fn an_error_whose_text_has_no_end_is_kept_in_part_with_its_sources() {
+        #[derive(Debug)]
+        struct Endless(Option<Box<Self>>);
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("and so on ")?;
+                }
+            }
+        }
+        impl Error for Endless {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&**self.0.as_ref()?)
+            }
+        }
+        let words = chain(&Endless(Some(Box::new(Endless(None)))));
+        assert!(words.len() < 5_000 && words.ends_with('…'), "{words}");
+        let parts: Vec<String> = (0..CHAIN)
+            .map(|part| part.to_string().repeat(3_000))
+            .collect();
+        let outer = parts
+            .into_iter()
+            .fold(None, |source, words| Some(Box::new(Long(words, source))));
+        let words = chain(&*outer.expect("there are some"));
+        assert!(words.len() < 5_000 && words.ends_with('…'), "{words}");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Long(String, #[source] Option<Box<Self>>);
 
     #[test]
     fn an_error_whose_display_panics_is_survived() {

@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::base::sync::Mutex;
-use crate::base::text::printable;
+use crate::base::text::{excerpt, printable};
 use crate::base::unwind::{self, Payload};
 
 /// The panic of a task: its message, its place, and where the task was last seen.
@@ -68,7 +68,7 @@ impl Panic {
     ) -> Self {
         let facts = Facts {
             task: Arc::clone(task),
-            message: unwind::message(&*payload).map(str::to_owned),
+            message: unwind::message(&*payload).map(excerpt),
             place,
             last_checkpoint,
             attempt,
@@ -93,7 +93,7 @@ impl Panic {
         &self.facts.task
     }
 
-    /// The text of the panic; `None` if its payload was no text.
+    /// The text of the panic, with `…` after its first 4 KiB; `None` if its payload was no text.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.facts.message.as_deref()
@@ -159,3 +159,18 @@ impl fmt::Debug for Panic {
 }
 
 impl Error for Panic {}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_books_keep_little_of_a_long_text_and_who_joins_gets_all_of_it() {
+        let text = "x".repeat(1 << 20);
+        let panic = Panic::new(&Arc::from("task"), Box::new(text.clone()), None, None, 1);
+        let message = panic.without_payload().message().map(str::len);
+        assert!(message.is_some_and(|bytes| bytes < 5_000), "{message:?}");
+        let payload = panic.take_payload().expect("nobody took it");
+        assert_eq!(unwind::message(&*payload), Some(&*text));
+    }
+}

@@ -10,6 +10,7 @@ use std::panic;
 use std::sync::Once;
 
 use crate::base::sync;
+use crate::base::text::excerpt;
 use crate::base::unwind;
 use crate::cancel::cause;
 use crate::status::panic::Place;
@@ -47,7 +48,7 @@ impl Looks {
     fn of(payload: &(dyn Any + Send)) -> Self {
         Self {
             kind: payload.type_id(),
-            message: unwind::message(payload).map(str::to_owned),
+            message: unwind::message(payload).map(excerpt),
         }
     }
 }

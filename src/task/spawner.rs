@@ -29,7 +29,7 @@ impl Group {
     /// Starts a task on a thread of its own and returns once the thread is created.
     ///
     /// The task is on the books before its thread exists. Names need not be unique. A task whose group was cancelled
-    /// already is accepted and ends as cancelled without starting.
+    /// already is accepted and ends as cancelled: its closure does not run, it is dropped on the task's thread.
     ///
     /// # Errors
     /// [`SpawnError`], which gives the closure back: the group is stopping, the limit of live tasks is reached, the
@@ -193,7 +193,7 @@ impl TaskBuilder {
         self
     }
 
-    /// Asks the task to stop at this moment; if it has passed, the task ends as cancelled without starting.
+    /// Asks the task to stop at this moment; if it has passed, the task ends as cancelled and its closure does not run.
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.end = End::At(deadline);
         self
@@ -272,10 +272,6 @@ impl TaskBuilder {
             group: self.group.clone(),
             slot: Arc::clone(&slot),
         };
-        if handle.token().is_cancelled() {
-            job.skip();
-            return Ok(handle);
-        }
         match self.start(job) {
             Ok(()) => Ok(handle),
             Err(error) => match slot.take_body() {

@@ -1,5 +1,8 @@
 //! What the thread of a task does, from its first to its last moment.
 //!
+//! A task that was cancelled before it could begin has one as well: the drop of its body is foreign code, which may
+//! wait for its own group and must then be found to be the task.
+//!
 //! The order matters: 1. the occupant is the thread's first thread-local, so that it is destroyed last; 2. the body,
 //! its captures and its result are gone or in the slot before the outcome is written; 3. the failure is answered
 //! and the books are closed before the joiners are let go; 4. the log comes after them: a logger that blocks delays nobody
@@ -32,14 +35,17 @@ impl<T> Job<T> {
     /// The whole life of the thread.
     pub(crate) fn run(self) {
         self.begin();
-        self.finish(Thread::ToBeJoined);
+        match self.slot.take_body() {
+            Some(body) => self.finish(Thread::ToBeJoined, body),
+            None => unreachable!("the body is taken once, by its thread"),
+        }
         // Who acts on this thread stays as it is: the destructors of thread-locals still act for the task.
     }
 
     /// The whole life of a thread that somebody else joins, and of a body that may borrow.
     pub(crate) fn run_borrowing(self, body: impl FnOnce(&TaskContext) -> TaskResult<T>) {
         self.begin();
-        self.finish_with(Thread::NotOurs, body);
+        self.finish(Thread::NotOurs, body);
     }
 
     fn begin(&self) {
@@ -48,20 +54,7 @@ impl<T> Job<T> {
         self.record.begin();
     }
 
-    /// Ends a task that was cancelled before it could begin: its body is dropped here, no thread is started.
-    pub(crate) fn skip(self) {
-        self.record.begin();
-        self.finish(Thread::NotOurs);
-    }
-
-    fn finish(self, thread: Thread) {
-        match self.slot.take_body() {
-            Some(body) => self.finish_with(thread, body),
-            None => unreachable!("the body is taken once, by its thread"),
-        }
-    }
-
-    fn finish_with(self, thread: Thread, body: impl FnOnce(&TaskContext) -> TaskResult<T>) {
+    fn finish(self, thread: Thread, body: impl FnOnce(&TaskContext) -> TaskResult<T>) {
         let Self {
             record,
             group,

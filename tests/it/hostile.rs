@@ -9,8 +9,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use taskmuster::crossbeam_channel::{Receiver, bounded, unbounded};
-use taskmuster::{BoxError, Group, JoinError, Manager, Outcome, SpawnFailure, TaskState, Waited};
+use taskmuster::crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use taskmuster::{
+    BoxError, Group, GroupError, JoinError, Manager, Outcome, SpawnFailure, TaskState, Waited,
+};
 
 /// A hang fails after this.
 const HANG: Duration = Duration::from_secs(20);
@@ -182,6 +184,65 @@ fn a_refused_spawn_that_was_passed_on_lets_its_captures_go() {
     assert!(end.is_disconnected(), "the books hold the sender");
 }
 
+/// Stops a group and waits for it when it is dropped.
+struct Stops(Group, Sender<Result<(), GroupError>>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.cancel();
+        drop(self.1.send(self.0.join()));
+    }
+}
+
+#[test]
+fn a_closure_that_never_runs_and_waits_for_its_own_group_when_it_is_dropped_hangs_nobody() {
+    let manager = manager();
+    let (token_cancelled, too_late) = (manager.group("cancelled"), manager.group("late"));
+    token_cancelled.token().cancel();
+    let tasks = [
+        (token_cancelled.task("never"), token_cancelled.clone()),
+        (
+            too_late.task("late").deadline(Instant::now()),
+            too_late.clone(),
+        ),
+    ];
+    for (task, group) in tasks {
+        let ((tell, told), (done, spawned)) = (bounded(1), bounded(1));
+        let stops = Stops(group, tell);
+        thread::spawn(move || {
+            let handle = task.spawn(move |_| {
+                drop(stops);
+                Ok(())
+            });
+            done.send(handle).expect("the test listens");
+        });
+        let joined = told.recv_timeout(HANG).expect("its own join hangs");
+        assert!(matches!(joined, Err(GroupError::WouldDeadlock)));
+        let handle = spawned.recv_timeout(HANG).expect("the spawn hangs");
+        let end = handle.expect("accepted").join_timeout(HANG);
+        assert!(matches!(end, Err(JoinError::Cancelled { .. })), "{end:?}");
+    }
+}
+
+#[test]
+fn a_closure_that_never_runs_may_hold_the_last_of_its_manager() {
+    let manager = Manager::builder().grace(Duration::MAX).build();
+    let manager = manager.expect("a manager");
+    let group = manager.root_group().clone();
+    group.token().cancel();
+    let (done, spawned) = bounded(1);
+    thread::spawn(move || {
+        let handle = group.spawn("never", move |_| {
+            drop(manager);
+            Ok(())
+        });
+        done.send(handle).expect("the test listens");
+    });
+    let handle = spawned.recv_timeout(HANG).expect("the spawn hangs");
+    let end = handle.expect("accepted").join_timeout(HANG);
+    assert!(matches!(end, Err(JoinError::Cancelled { .. })), "{end:?}");
+}
+
 #[test]
 fn the_drop_of_an_error_blocks_nobody_but_who_drops_it() {
     let manager = Manager::builder()
@@ -302,13 +363,18 @@ fn a_panic_that_went_past_no_hook_has_no_place() {
 }
 
 #[test]
-fn a_task_that_never_started_has_ended() {
+fn a_task_that_never_ran_ends_like_any_other() {
     let manager = manager();
     let group = manager.group("cancelled");
     group.token().cancel();
     let handle = group.spawn("never", |_| Ok(())).expect("accepted");
     assert!(matches!(handle.join(), Err(JoinError::Cancelled { .. })));
-    assert_eq!(handle.status().state, TaskState::Ended);
+    let since = Instant::now();
+    while handle.status().state != TaskState::Ended {
+        assert_eq!(handle.status().state, TaskState::Exiting);
+        assert!(since.elapsed() < HANG, "its thread does not go");
+        thread::yield_now();
+    }
 }
 
 #[test]
