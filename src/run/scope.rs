@@ -6,7 +6,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::base::sync::{self, ThreadScope};
+use crate::base::sync::{self, AtomicUsize, Ordering, ThreadScope};
 use crate::base::time::{Deadline, Duration};
 use crate::base::unwind::{self, Contained};
 use crate::cancel::cancelled::Cancelled;
@@ -20,6 +20,7 @@ use crate::task::gather::GroupFailure;
 use crate::task::group::Group;
 use crate::task::handle::{Slot, TaskHandle};
 use crate::task::occupant;
+use crate::task::registry::Failures;
 use crate::task::spawner::SpawnFailure;
 use crate::task::spec;
 use crate::task::thread::Job;
@@ -90,7 +91,8 @@ impl Group {
         name: impl AsRef<str>,
         body: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> TaskResult<R>,
     ) -> Result<R, ScopeError> {
-        in_scope(&self.group(name), Location::caller(), body)
+        let group = self.group_below(name.as_ref(), self.token(), Failures::OfItsMaker);
+        in_scope(&group, Location::caller(), body)
     }
 }
 
@@ -109,7 +111,8 @@ impl TaskContext {
     ) -> Result<R, ScopeError> {
         let place = Location::caller();
         self.record().pulse.beat(place);
-        let group = self.group().group_below(name.as_ref(), self.token());
+        let (group, failures) = (self.group(), Failures::OfItsMaker);
+        let group = group.group_below(name.as_ref(), self.token(), failures);
         in_scope(&group, place, body)
     }
 }
@@ -119,11 +122,13 @@ fn in_scope<'env, R>(
     place: &'static Location<'static>,
     body: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> TaskResult<R>,
 ) -> Result<R, ScopeError> {
+    let unread = Arc::new(AtomicUsize::new(0));
     let result = sync::thread_scope(|threads| {
         let scope = Scope {
             threads,
             group: group.clone(),
             on_failure: Cell::new(OnFailure::StopGroup),
+            unread: Arc::clone(&unread),
         };
         let result = unwind::catch(|| body(&scope));
         if !matches!(result, Ok(Ok(_))) {
@@ -139,7 +144,8 @@ fn in_scope<'env, R>(
     match result {
         Err(payload) => unwind::resume(payload),
         Ok(Err(error)) => Err(ScopeError::Body(error)),
-        Ok(Ok(value)) => match group.unread_failure() {
+        // Relaxed: all tasks have ended.
+        Ok(Ok(value)) => match group.unread_failure(unread.load(Ordering::Relaxed)) {
             None => Ok(value),
             Some(failure) => Err(ScopeError::Tasks(failure)),
         },
@@ -160,6 +166,8 @@ pub struct Scope<'scope, 'env> {
     threads: &'scope ThreadScope<'scope, 'env>,
     group: Group,
     on_failure: Cell<OnFailure>,
+    /// How many of its tasks have failed without anybody reading it.
+    unread: Arc<AtomicUsize>,
 }
 
 impl<'scope> Scope<'scope, '_> {
@@ -181,6 +189,7 @@ impl<'scope> Scope<'scope, '_> {
         };
         let registered = task.register(Location::caller());
         let record = registered.map_err(|(failure, stopped)| failed(failure, stopped))?;
+        record.count_unread_in(&self.unread);
         let slot = Slot::without_body();
         let handle = TaskHandle::new(Arc::clone(&record), Arc::clone(&slot));
         let thread_name = spec::thread_name(&record.path);

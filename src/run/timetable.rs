@@ -30,6 +30,7 @@ use crate::status::state::{TaskEnd, TaskId};
 use crate::task::context::{TaskContext, TaskResult};
 use crate::task::group::Group;
 use crate::task::handle::TaskHandle;
+use crate::task::registry::Failures;
 use crate::task::spawner::{SpawnError, SpawnFailure, TaskBuilder};
 
 /// How long the start of a timetable may take: it starts no job.
@@ -89,7 +90,9 @@ impl Timetable {
     /// The body of the timetable's task: until it is asked to stop, or no job has a tick to come.
     fn keep(self, ctx: &TaskContext, name: &str) -> TaskResult {
         self.check()?;
-        let group = ctx.group().group_below(name, ctx.token());
+        let group = ctx
+            .group()
+            .group_below(name, ctx.token(), Failures::OfAllAbove);
         ctx.ready();
         let result = Keeper::new(&self, ctx, &group).run();
         group.cancel();

@@ -114,11 +114,11 @@ impl Group {
         }
     }
 
-    /// The failures that nobody has read yet.
-    pub(crate) fn unread_failure(&self) -> Option<GroupFailure> {
+    /// The failures that nobody has read yet: at least so many as are `known` of.
+    pub(crate) fn unread_failure(&self, known: usize) -> Option<GroupFailure> {
         let (mut records, _) = self.registry().failures_in(self.id());
         records.retain(|record| record.is_unread());
-        let count = records.len();
+        let count = records.len().max(known);
         (count > 0).then(|| GroupFailure::of(records, count))
     }
 }
@@ -199,8 +199,8 @@ pub struct GroupFailure {
 }
 
 impl GroupFailure {
-    /// The failures in the order in which they happened, the first of them the cause of what followed. The first 64 of
-    /// each group are kept.
+    /// The failures in the order in which they happened, the first of them the cause of what followed. 64 of each group are
+    /// kept: of more, those that somebody has read make room, but for the first.
     #[must_use]
     pub fn ends(&self) -> &[TaskEnd] {
         &self.ended

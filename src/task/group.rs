@@ -8,7 +8,7 @@ use crate::base::time::Duration;
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::cancel::token::CancellationToken;
 use crate::task::record::{GroupId, Record};
-use crate::task::registry::{ROOT, Registry};
+use crate::task::registry::{Failures, ROOT, Registry};
 use crate::task::spec;
 
 /// Tasks that share a fate: they are cancelled together and stop at the same point of the shutdown.
@@ -60,22 +60,28 @@ impl Group {
     /// Once this group's stop has begun, the new one takes no tasks either.
     #[must_use]
     pub fn group(&self, name: impl AsRef<str>) -> Self {
-        self.group_below(name.as_ref(), &self.0.token)
+        self.group_below(name.as_ref(), &self.0.token, Failures::OfAllAbove)
     }
 
-    /// A group in this group whose tasks bear this group's name alone.
+    /// A group in this group whose tasks bear this group's name alone, and for whose failures its maker answers.
     pub(crate) fn nameless_group(&self) -> Self {
-        self.group_of(Arc::clone(&self.0.path), &self.0.token)
+        let path = Arc::clone(&self.0.path);
+        self.group_of(path, &self.0.token, Failures::OfItsMaker)
     }
 
     /// A group in this group whose token hangs below another one, which is this group's or below it.
-    pub(crate) fn group_below(&self, name: &str, token: &CancellationToken) -> Self {
-        self.group_of(spec::path(self.name(), name).into(), token)
+    pub(crate) fn group_below(
+        &self,
+        name: &str,
+        token: &CancellationToken,
+        failures: Failures,
+    ) -> Self {
+        self.group_of(spec::path(self.name(), name).into(), token, failures)
     }
 
-    fn group_of(&self, path: Arc<str>, token: &CancellationToken) -> Self {
+    fn group_of(&self, path: Arc<str>, token: &CancellationToken, failures: Failures) -> Self {
         let token = token.child_token();
-        let id = self.0.registry.create_group(self.0.id, &token);
+        let id = self.0.registry.create_group(self.0.id, &token, failures);
         Self(Arc::new(Inner {
             id,
             path,

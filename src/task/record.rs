@@ -149,6 +149,8 @@ struct Rare {
     ready: Beacon,
     /// Open when its thread is all but gone, or never was.
     gone: Latch,
+    /// The count of those whose failure nobody has read in its scope, if it is in one.
+    unread_in: OnceLock<Arc<AtomicUsize>>,
     doing: Mutex<Doing>,
     /// Which run of a task that may run again this is; from 1 on.
     attempt: AtomicU32,
@@ -327,7 +329,9 @@ impl Record {
         life.ended_at = ended_at;
         if failure {
             self.unread.store(true, Ordering::Relaxed);
-            self.ledger.unread.fetch_add(1, Ordering::Relaxed);
+            for count in self.counts_of_unread() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
         }
         drop(life);
         drop(before);
@@ -365,9 +369,22 @@ impl Record {
         if outcome.as_ref().is_some_and(Outcome::is_failure)
             && self.unread.swap(false, Ordering::Relaxed)
         {
-            self.ledger.unread.fetch_sub(1, Ordering::Relaxed);
+            for count in self.counts_of_unread() {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         outcome
+    }
+
+    fn counts_of_unread(&self) -> impl Iterator<Item = &AtomicUsize> {
+        let of_scope = self.rare.get().and_then(|rare| rare.unread_in.get());
+        std::iter::once(&self.ledger.unread).chain(of_scope.map(|count| &**count))
+    }
+
+    /// Has the task counted in `unread` as well while it has failed and nobody has read it. Before its thread begins.
+    pub(crate) fn count_unread_in(&self, unread: &Arc<AtomicUsize>) {
+        let before = self.rare().unread_in.set(Arc::clone(unread));
+        drop(before);
     }
 
     /// The outcome for the books.
@@ -500,6 +517,7 @@ impl Record {
             Box::new(Rare {
                 ready: Beacon::new(),
                 gone: Latch::new(),
+                unread_in: OnceLock::new(),
                 doing: Mutex::new(Doing::default()),
                 attempt: AtomicU32::new(1),
                 ticks: AtomicCell::new(0),

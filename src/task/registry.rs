@@ -9,6 +9,7 @@
 //! 3. A group's stop begins once. Its descendants' stops have begun before or begin in the same step, and a group made
 //!    below it later is born refusing.
 //! 4. A group stays in the books while somebody can spawn into it or a task or group of it is left.
+//!    Its failures go to the group above, unless somebody else answers for them.
 //! 5. The counters change in the step that moves the record, so they are exact at every moment.
 //! 6. `books` and `under_way` are held alone, never while user code runs; what leaves them is dropped after the lock.
 
@@ -137,6 +138,15 @@ struct Books {
     idlers: Vec<Arc<Latch>>,
 }
 
+/// Whose the failures in a group are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failures {
+    /// Those of the group above as well, also when this one is gone.
+    OfAllAbove,
+    /// Whoever made the group answers for them: a scope or a supervisor, which fails itself if that is what they mean.
+    OfItsMaker,
+}
+
 /// A group in the books.
 #[derive(Debug)]
 struct Entry {
@@ -154,9 +164,10 @@ struct Entry {
     below: usize,
     /// Those who wait for `below` to become zero.
     idlers: Vec<Arc<Latch>>,
-    /// The first failures of the group's own tasks, and how many there were.
+    /// Failures of the group's own tasks and of groups in it that are gone, and how many there were.
     failures: Vec<Arc<Record>>,
     failed: usize,
+    failures_are: Failures,
     /// Those who hear of every end in this group and in those below it.
     listeners: Vec<Sender<TaskEnd>>,
     /// The group's own grace.
@@ -270,9 +281,12 @@ impl Registry {
         let end = record.end(outcome, at);
         let mut books = self.books.lock();
         books.tell_listeners(record, &counted);
+        // Before it leaves: its group may go with it.
+        let displaced = counted.is_failure().then(|| books.keep_failure(record));
         let mut gone = books.leave(record);
         gone.evicted = books.close(record, &counted, end, thread);
         drop(books);
+        drop(displaced);
         if thread == Thread::NotOurs {
             limits::release_thread();
         }
@@ -483,8 +497,16 @@ impl Registry {
     // ---- groups ----
 
     /// Makes a group below `parent`; born refusing if `parent` is (3).
-    pub(crate) fn create_group(&self, parent: GroupId, token: &CancellationToken) -> GroupId {
-        let mut entry = Entry::new(Some(parent), token.clone());
+    pub(crate) fn create_group(
+        &self,
+        parent: GroupId,
+        token: &CancellationToken,
+        failures_are: Failures,
+    ) -> GroupId {
+        let mut entry = Entry {
+            failures_are,
+            ..Entry::new(Some(parent), token.clone())
+        };
         let mut books = self.books.lock();
         let id = GroupId(books.next_group);
         books.next_group += 1;
@@ -548,7 +570,8 @@ impl Registry {
         books.groups.get(&id).map_or(0, |entry| entry.below)
     }
 
-    /// The first failures in the group and in those below it, in order of creation, and how many there were.
+    /// Failures in the group and in those below it for which nobody else answers, in order of creation, and how many there
+    /// were.
     pub(crate) fn failures_in(&self, id: GroupId) -> (Vec<Arc<Record>>, usize) {
         let books = self.books.lock();
         let (mut failures, mut failed) = (Vec::new(), 0);
@@ -556,7 +579,11 @@ impl Registry {
         while let Some(entry) = pending.pop().and_then(|id| books.groups.get(&id)) {
             failures.extend(entry.failures.iter().map(Arc::clone));
             failed += entry.failed;
-            pending.extend(&entry.children);
+            let is_answered = |id: &&GroupId| {
+                let child = books.groups.get(id);
+                child.is_some_and(|child| child.failures_are == Failures::OfItsMaker)
+            };
+            pending.extend(entry.children.iter().filter(|id| !is_answered(id)));
         }
         drop(books);
         (in_order(failures), failed)
@@ -875,9 +902,6 @@ impl Books {
     ) -> Option<Arc<Record>> {
         self.counts.late += u64::from(end == End::Late);
         self.counts.add(outcome);
-        if outcome.is_failure() {
-            self.keep_failure(record);
-        }
         match thread {
             Thread::ToBeJoined => self.exiting.enter(Arc::clone(record)),
             Thread::NotOurs => record.is_without_thread(),
@@ -890,16 +914,14 @@ impl Books {
         }
     }
 
-    fn keep_failure(&mut self, record: &Arc<Record>) {
+    /// Keeps a failure for the report and for its group; gives back what that has no room for.
+    fn keep_failure(&mut self, record: &Arc<Record>) -> Option<Arc<Record>> {
         if self.failures.len() < FAILURES_KEPT {
             self.failures.push(Arc::clone(record));
         }
-        if let Some(entry) = self.groups.get_mut(&record.group) {
-            entry.failed += 1;
-            if entry.failures.len() < FAILURES_KEPT {
-                entry.failures.push(Arc::clone(record));
-            }
-        }
+        let entry = self.groups.get_mut(&record.group)?;
+        entry.failed += 1;
+        entry.keep(Arc::clone(record))
     }
 
     fn ask(&mut self, id: GroupId, now: Instant) -> Option<StopOrder> {
@@ -938,13 +960,14 @@ impl Books {
             if !self.groups.get(&id).is_some_and(Entry::is_over) {
                 break;
             }
-            let Some(entry) = self.groups.remove(&id) else {
+            let Some(mut entry) = self.groups.remove(&id) else {
                 break;
             };
             next = entry.parent;
             if let Some(above) = entry.parent.and_then(|parent| self.groups.get_mut(&parent)) {
                 above.children.remove(&id);
                 above.unasked.remove(&id);
+                above.inherit(&mut entry);
             }
             gone.push(entry);
         }
@@ -965,10 +988,35 @@ impl Entry {
             idlers: Vec::new(),
             failures: Vec::new(),
             failed: 0,
+            failures_are: Failures::OfAllAbove,
             listeners: Vec::new(),
             grace: None,
             children: BTreeSet::new(),
             unasked: BTreeSet::new(),
+        }
+    }
+
+    /// Keeps a failure; gives back what it has no room for.
+    fn keep(&mut self, failure: Arc<Record>) -> Option<Arc<Record>> {
+        if self.failures.len() < FAILURES_KEPT {
+            self.failures.push(failure);
+            return None;
+        }
+        // What somebody has read makes room, but for the first: it is the cause of what followed.
+        let mut later = self.failures.iter_mut().skip(1);
+        match later.find(|kept| !kept.is_unread()) {
+            Some(kept) => Some(std::mem::replace(kept, failure)),
+            None => Some(failure),
+        }
+    }
+
+    /// Takes over the failures of a group that is gone; what there is no room for stays with that.
+    fn inherit(&mut self, gone: &mut Self) {
+        if gone.failures_are == Failures::OfAllAbove {
+            self.failed += gone.failed;
+            let failures = std::mem::take(&mut gone.failures);
+            let too_many = failures.into_iter().filter_map(|it| self.keep(it));
+            gone.failures = too_many.collect();
         }
     }
 
@@ -1021,8 +1069,8 @@ mod tests {
     fn a_group_that_nobody_holds_goes_with_the_last_task_and_the_last_group_in_it() {
         let registry = registry();
         let token = CancellationToken::new();
-        let outer = registry.create_group(ROOT, &token);
-        let inner = registry.create_group(outer, &token);
+        let outer = registry.create_group(ROOT, &token, Failures::OfAllAbove);
+        let inner = registry.create_group(outer, &token, Failures::OfAllAbove);
         registry.release_group(outer);
         let groups = || registry.books.lock().groups.len();
         assert_eq!(groups(), 3, "somebody may spawn into the inner one");

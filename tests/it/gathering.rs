@@ -5,7 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use taskmuster::crossbeam_channel::{bounded, never, select};
-use taskmuster::{GroupError, JoinError, Manager, OnFailure, Outcome, TaskHandle, TaskResult};
+use taskmuster::{
+    Backoff, Child, GroupError, JoinError, Manager, OnFailure, Outcome, Restart, Strategy,
+    Supervisor, TaskHandle, TaskResult, TaskState,
+};
 
 const HANG: Duration = Duration::from_secs(20);
 
@@ -200,4 +203,53 @@ fn a_task_whose_workers_the_shutdown_stops_first_is_stopped_by_it_and_has_not_fa
         "{stopped:?}"
     );
     assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn a_failure_in_a_group_that_is_gone_is_one_of_the_group_around_it() {
+    let manager = manager();
+    let outer = manager.group("outer");
+    for number in 0..100 {
+        let middle = outer.group("middle");
+        let inner = middle.group("inner");
+        let fails = inner.spawn::<()>(number.to_string(), |_| Err("on purpose".into()));
+        let handle = fails.expect("spawned");
+        drop((middle, inner));
+        assert!(handle.join().is_err());
+        let groups_are_gone = || handle.status().state == TaskState::Ended;
+        while !groups_are_gone() {
+            thread::yield_now();
+        }
+        for group in [&outer, manager.root_group()] {
+            let Err(GroupError::Failed(failure)) = group.join() else {
+                panic!("{number}: no failure")
+            };
+            assert_eq!(failure.count(), number + 1);
+            assert_eq!(failure.ends().len(), (number + 1).min(64));
+            assert_eq!(&*failure.ends()[0].name, "outer/middle/inner/0");
+        }
+    }
+}
+
+#[test]
+fn whoever_answers_for_failures_keeps_them_from_the_group_around() {
+    let manager = manager();
+    let outer = manager.group("outer");
+    let scoped = outer.scope("scope", |scope| {
+        scope.on_failure(OnFailure::Record);
+        let fails = scope.spawn::<()>("fails", |_| Err("on purpose".into()))?;
+        assert!(fails.join().is_err());
+        Ok(())
+    });
+    scoped.expect("the failure was read");
+    let restart = Restart::on_failure().backoff(Backoff::none());
+    let supervisor = Supervisor::new(Strategy::OneForOne)
+        .restart(restart)
+        .child(Child::new("child", |ctx| match ctx.attempt() {
+            1 => Err("on purpose".into()),
+            _ => Ok(()),
+        }));
+    let supervisor = outer.task("supervisor").supervise(supervisor);
+    supervisor.expect("started").join().expect("it completes");
+    outer.join().expect("nobody failed for good");
 }

@@ -234,3 +234,25 @@ fn scoped_tasks_hear_the_shutdown() {
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.counts().cancelled, 1);
 }
+
+#[test]
+fn a_scope_knows_of_every_failure_that_nobody_has_read() {
+    let manager = manager();
+    for read in [0, 64, 90, 99, 100] {
+        let result = manager.scope("scope", |scope| {
+            scope.on_failure(OnFailure::Record);
+            for number in 0..100 {
+                let fails = scope.spawn::<()>(number.to_string(), |_| Err("on purpose".into()))?;
+                if number < read {
+                    assert!(fails.join().is_err());
+                }
+            }
+            Ok(())
+        });
+        match (result, 100 - read) {
+            (Ok(()), 0) => {}
+            (Err(ScopeError::Tasks(failure)), unread) => assert_eq!(failure.count(), unread),
+            (other, unread) => panic!("{other:?}, but nobody has read {unread}"),
+        }
+    }
+}
