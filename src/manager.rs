@@ -158,9 +158,12 @@ impl Manager {
         self.root.scope(name, body)
     }
 
-    /// The live tasks, in order of creation.
+    /// The live tasks, in order of creation. None in a forked copy of the process.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskStatus> {
+        if self.registry.ledger.is_forked() {
+            return Vec::new();
+        }
         self.registry
             .live()
             .iter()
@@ -182,9 +185,12 @@ impl Manager {
         self.registry.request.is_draining()
     }
 
-    /// The exact numbers of tasks so far.
+    /// The exact numbers of tasks so far. All zero in a forked copy of the process.
     #[must_use]
     pub fn counts(&self) -> TaskCounts {
+        if self.registry.ledger.is_forked() {
+            return TaskCounts::default();
+        }
         self.registry.counts()
     }
 

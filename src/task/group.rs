@@ -80,8 +80,14 @@ impl Group {
     }
 
     fn group_of(&self, path: Arc<str>, token: &CancellationToken, failures: Failures) -> Self {
-        let token = token.child_token();
-        let id = self.0.registry.create_group(self.0.id, &token, failures);
+        let (token, id) = if self.0.registry.ledger.is_forked() {
+            // Nothing is accepted here: what is behind the locks of the books may be so for ever.
+            (CancellationToken::new(), GroupId::NOWHERE)
+        } else {
+            let token = token.child_token();
+            let id = self.0.registry.create_group(self.0.id, &token, failures);
+            (token, id)
+        };
         Self(Arc::new(Inner {
             id,
             path,

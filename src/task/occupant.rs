@@ -1,6 +1,7 @@
 //! The task that runs on a thread, and its farewell.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -23,6 +24,11 @@ impl Drop for Occupant {
         let Some(context) = self.context.take() else {
             return;
         };
+        if context.record().ledger().is_forked() {
+            // Whatever it holds is another process's, and behind locks that may be held for ever.
+            let _left = ManuallyDrop::new(context);
+            return;
+        }
         let (registry, record) = (
             Arc::clone(context.group().registry()),
             Arc::clone(context.record()),

@@ -78,6 +78,11 @@ impl Deref for OwnLine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GroupId(pub(crate) u64);
 
+impl GroupId {
+    /// In nobody's books.
+    pub(crate) const NOWHERE: Self = Self(u64::MAX);
+}
+
 /// What a registry and its records share: the count of failures nobody has looked at, and the process they live in.
 #[derive(Debug)]
 pub(crate) struct Ledger {

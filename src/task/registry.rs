@@ -615,6 +615,9 @@ impl Registry {
     }
 
     pub(crate) fn set_grace(&self, id: GroupId, grace: Duration) {
+        if self.ledger.is_forked() {
+            return;
+        }
         if let Some(entry) = self.books.lock().groups.get_mut(&id) {
             entry.grace = Some(grace);
         }
@@ -622,6 +625,9 @@ impl Registry {
 
     /// From now on nothing is accepted in the group and in those below it (3).
     pub(crate) fn refuse(&self, id: GroupId) {
+        if self.ledger.is_forked() {
+            return;
+        }
         let mut books = self.books.lock();
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {

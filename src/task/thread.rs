@@ -98,7 +98,13 @@ fn end_of_body<T>(
         return Outcome::Cancelled(cause);
     }
     let context = TaskContext::new(record, group);
-    match body(&context) {
+    let result = body(&context);
+    if record.ledger().is_forked() {
+        // The books are those of another process: this copy of the thread ends without them.
+        unwind::discard(result);
+        return Outcome::Completed;
+    }
+    match result {
         Ok(value) => {
             slot.put(Content::Value(value));
             Outcome::Completed
@@ -115,6 +121,9 @@ fn end_of_body<T>(
 }
 
 fn conclude(record: &Arc<Record>, group: &Group, outcome: &Outcome, thread: Thread) {
+    if record.ledger().is_forked() {
+        return;
+    }
     let failed = outcome.is_failure();
     // Before the answer: what it makes of others comes later than this.
     let ended_at = time::now();

@@ -191,6 +191,31 @@ fn f047_guards_dropped_as_a_deadline_comes_leave_each_callback_run_once_or_never
     println!("ran in {} rounds", ran.into_inner());
 }
 
+#[test]
+fn f047_what_a_task_leaves_to_its_token_goes_with_the_task_unless_somebody_else_has_the_token() {
+    let manager = manager();
+    let [own, shared] = [Tally::default(), Tally::default()];
+    let task = |name: &str| manager.task(name).timeout(HANG);
+    let work = own.work();
+    let keeps = task("keeps its token").spawn(move |ctx| {
+        ctx.on_cancel(work).keep();
+        Ok(())
+    });
+    let keeps = keeps.expect("spawned");
+    keeps.join().expect("it completes");
+    until("its callback to be dropped", || own.drops() == 1);
+    let work = shared.work();
+    let gives = task("gives its token away").spawn(move |ctx| {
+        ctx.on_cancel(work).keep();
+        Ok(ctx.token().clone())
+    });
+    let token = gives.expect("spawned").join().expect("a token");
+    let report = manager.shutdown().expect("a report");
+    assert!(report.is_clean(), "{report}");
+    assert!(token.is_cancelled());
+    assert_eq!((own.runs(), shared.runs(), shared.drops()), (0, 1, 1));
+}
+
 // ---- 48: callbacks that panic ----
 
 /// Panics when it is dropped, with a payload that panics when it is dropped.

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::mem::ManuallyDrop;
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use taskmuster::{
 use crate::books::{HANG, arrives, assert_all_ended_once, assert_balanced, manager, rounds, soon};
 use crate::child;
 use crate::child::program::Program;
-use crate::preload::{self, Command, Forked, assert_played, tell};
+use crate::preload::{self, Command, Fork, Forked, assert_played, tell};
 use crate::spawn::{Cgroup, works};
 use crate::usage;
 
@@ -109,6 +110,20 @@ fn forks_while_all_is_busy() {
                 assert!(matches!(borrowed.shutdown(), Err(ShutdownError::Forked)));
                 let timed = borrowed.shutdown_timeout(HANG);
                 assert!(matches!(timed, Err(ShutdownError::Forked)));
+                fork.say("the numbers");
+                assert_eq!(borrowed.counts().spawned, 0);
+                assert!(borrowed.tasks().is_empty());
+                fork.say("a group of its own");
+                let inner = group.group("inner");
+                assert!(inner.spawn("no", |_| Ok(())).is_err());
+                fork.say("a scope");
+                let scope = group.scope("scope", |scope| {
+                    assert!(scope.spawn("no", |_| Ok(())).is_err());
+                    Ok(7)
+                });
+                assert_eq!(scope.expect("a value"), 7);
+                fork.say("the drop of a group");
+                drop(inner);
             });
         }
     });
@@ -125,6 +140,41 @@ fn forks_while_all_is_busy() {
         soon(&manager, &live),
         Err(JoinError::Cancelled { .. })
     ));
+    assert!(manager.shutdown().expect("a report").is_clean());
+    assert_balanced(manager.counts());
+}
+
+#[test]
+#[ignore = "a role under the shim"]
+fn forks_in_a_task_whose_body_returns() {
+    /// Destroyed with the thread-locals of the task in the copy, which then exits, since it has no other thread.
+    struct IsWell(ManuallyDrop<Fork>);
+
+    thread_local! {
+        static LAST: Cell<Option<IsWell>> = const { Cell::new(None) };
+    }
+
+    impl Drop for IsWell {
+        fn drop(&mut self) {
+            self.0.say_well();
+        }
+    }
+
+    let manager = manager();
+    while_all_is_busy(&manager, || {
+        for _ in 0..rounds(60, 2_000) {
+            let forks = manager.spawn("forks", |_| match preload::fork() {
+                Forked::Child(fork) => {
+                    fork.say("the return of the body");
+                    LAST.set(Some(IsWell(ManuallyDrop::new(fork))));
+                    Ok(())
+                }
+                Forked::Parent(waits) => Ok(waits.until_it_is_well()),
+            });
+            let forks = forks.expect("spawned");
+            soon(&manager, &forks).expect("the original goes on");
+        }
+    });
     assert!(manager.shutdown().expect("a report").is_clean());
     assert_balanced(manager.counts());
 }
@@ -193,6 +243,11 @@ fn forks_in_the_body_of_run_and_in_a_task() {
 #[test]
 fn f103_in_a_fork_whatever_would_wait_returns_at_once_whatever_is_locked() {
     preload::play("environment::forks_while_all_is_busy");
+}
+
+#[test]
+fn f103_a_task_that_has_forked_ends_in_both_processes() {
+    preload::play("environment::forks_in_a_task_whose_body_returns");
 }
 
 #[test]

@@ -140,8 +140,12 @@ impl Fork {
 
     /// The end of a copy of which nothing is to be destroyed, and no exit handler run.
     pub(crate) fn end_well(self) -> ! {
-        self.say(WELL);
+        self.say_well();
         die()
+    }
+
+    pub(crate) fn say_well(&self) {
+        self.say(WELL);
     }
 }
 
