@@ -842,13 +842,11 @@ fn exits_with_code_7() {
             ctx.request_shutdown("now");
             Err(ctx.wait().into())
         }),
-        "a callback of a deadline" => manager
-            .task("exits")
-            .timeout(Duration::from_millis(20))
-            .spawn(|ctx| {
-                ctx.on_cancel(|| process::exit(7)).keep();
-                Err(ctx.wait().into())
-            }),
+        "a callback of a deadline" => manager.spawn("exits", |ctx| {
+            ctx.on_cancel(|| process::exit(7)).keep();
+            ctx.token().set_timeout(Duration::from_millis(20))?;
+            Err(ctx.wait().into())
+        }),
         "a panic hook" => {
             panic::set_hook(Box::new(|_| process::exit(7)));
             manager.spawn("exits", |_| panic!("now"))
