@@ -10,7 +10,7 @@ use crate::base::sync::checker::rand::{Rng as _, thread_rng};
 use crate::base::sync::checker::thread;
 
 use crate::base::latch::Latch;
-use crate::base::sync::{AtomicUsize, Ordering, mailbox, start_thread};
+use crate::base::sync::{AtomicUsize, Mutex, Ordering, mailbox, start_thread};
 use crate::base::time::{self, Deadline, Duration, clock};
 use crate::cancel::cause::{Cause, CauseKind};
 use crate::cancel::token::CancellationToken;
@@ -37,6 +37,13 @@ enum Habit {
     Hangs,
 }
 
+impl Habit {
+    /// It cancels others itself, and may be overtaken by the shutdown as it does.
+    fn cancels(self) -> bool {
+        self == Self::Fails(OnFailure::StopGroup)
+    }
+}
+
 const HABITS: [Habit; 7] = [
     Habit::Ends,
     Habit::Obeys,
@@ -55,6 +62,8 @@ struct House {
     warden: thread::JoinHandle<()>,
     /// Opened when the shutdown is over.
     morning: Arc<Latch>,
+    /// How often the callback of each task has run, beside its token.
+    runs: Mutex<Vec<(CancellationToken, Arc<AtomicUsize>)>>,
 }
 
 impl House {
@@ -84,12 +93,20 @@ impl House {
             verdict,
             warden: thread::spawn(move || stand_guard(&its, &hers, &theirs, None)),
             morning: Arc::new(Latch::new()),
+            runs: Mutex::new(Vec::new()),
         }
     }
 
     /// Starts a task, as a spawner does (spawner.rs), whose thread lives as that of a real one (thread.rs).
     fn start(&self, group: &Group, habit: Habit) -> Result<Arc<Record>, Refusal> {
         let record = self.registry.register(birth(group, habit))?;
+        let runs = Arc::new(AtomicUsize::new(0));
+        let theirs = Arc::clone(&runs);
+        let counts = move || {
+            theirs.fetch_add(1, Ordering::SeqCst);
+        };
+        record.token.on_cancel(counts).keep();
+        self.runs.lock().push((record.token.clone(), runs));
         let (its, group, morning) = (
             Arc::clone(&record),
             group.clone(),
@@ -117,6 +134,12 @@ impl House {
         }
         let ended = counts.completed + counts.failed + counts.cancelled + counts.panicked;
         assert_eq!(ended + counts.live, counts.spawned, "the books: {report}");
+        if report.late_callbacks().is_empty() && !records.iter().any(|(_, habit)| habit.cancels()) {
+            let has_run = |(token, runs): &(CancellationToken, Arc<AtomicUsize>)| {
+                runs.load(Ordering::SeqCst) == usize::from(token.is_cancelled())
+            };
+            assert!(self.runs.lock().iter().all(has_run), "{report}");
+        }
         self.morning.open();
         self.warden.join().unwrap();
         self.courier.join(Deadline::NEVER);
@@ -129,6 +152,12 @@ impl House {
                 !matches!(record.outcome(), Some(Outcome::Abandoned) | None),
                 "the real end is the last word"
             );
+        }
+        for (token, runs) in self.runs.lock().iter().filter(|(it, _)| it.is_cancelled()) {
+            while runs.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            assert_eq!(runs.load(Ordering::SeqCst), 1, "{:?}", token.cause());
         }
         assert_eq!(
             self.registry
