@@ -5,6 +5,8 @@ mod client;
 #[cfg(unix)]
 mod dedup;
 #[cfg(unix)]
+mod harness;
+#[cfg(unix)]
 mod program;
 #[cfg(unix)]
 mod serve;
