@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 mod client;
+#[cfg(all(unix, feature = "process"))]
+mod command_line;
 #[cfg(unix)]
 mod dedup;
 #[cfg(unix)]

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -384,18 +386,6 @@ fn an_address_that_is_bad_or_taken_is_an_error_and_the_count_is_kept() {
 }
 
 #[test]
-fn help_goes_to_standard_output() {
-    for name in ["primes", "serve", "timeouts"] {
-        for option in ["--help", "-h"] {
-            let exit = Program::example(name, &[option]).exit();
-            exit.assert_code(0);
-            let usage = format!("Usage: {name}");
-            assert!(exit.stdout.contains(&usage), "{}", exit.stdout);
-        }
-    }
-}
-
-#[test]
 fn an_unknown_argument_is_named() {
     for arguments in [["--lisen", "x"], ["--state", "--listen"]] {
         let exit = Program::example("serve", &arguments[..1]).exit();
@@ -409,6 +399,16 @@ fn a_state_file_without_a_name_is_refused() {
     let exit = Program::example("serve", &["--listen", "127.0.0.1:0", "--state", ""]).exit();
     exit.assert_code(1);
     exit.assert_says("--state needs the name of a file");
+}
+
+#[test]
+fn a_state_file_may_have_any_name_that_a_file_may_have() {
+    let mut state = State::new("bytes");
+    state.name = OsString::from_vec(b"caf\xE9".to_vec());
+    let service = state.serve();
+    assert_eq!(visitor(&service.get("/")), 1);
+    service.stop().assert_code(0);
+    assert_eq!(state.count(), 1);
 }
 
 // ---- load ----
@@ -616,6 +616,7 @@ impl Service {
 /// A directory of its own for one test, with nothing but the state file; removed at its end.
 struct State {
     directory: PathBuf,
+    name: OsString,
 }
 
 impl State {
@@ -623,11 +624,12 @@ impl State {
         let name = format!("serve-{test}-{}", std::process::id());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&directory).expect("the directory for tests is writable");
-        Self { directory }
+        let name = OsString::from("count");
+        Self { directory, name }
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.join("count")
+        self.directory.join(&self.name)
     }
 
     /// `serve` on a free port, with what it does in its log.
