@@ -1,7 +1,7 @@
 //! Every way to wait, and how each ends: press Ctrl-C while all of them wait.
 
 use std::env;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ fn main() -> ShutdownReport {
         manager.spawn("child", child)?;
         manager.spawn("stdin", stdin)?;
         lock(manager)?;
-        eprintln!("all wait: press Ctrl-C");
+        drop(writeln!(io::stderr(), "all wait: press Ctrl-C")); // if nobody reads it, it waits all the same
         drop(manager.wait());
         Ok(())
     })

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, Lost};
-use crate::program::{Exit, Program, path_of};
+use crate::program::{Exit, Program, Stream, path_of};
 
 /// Nothing here takes that long.
 const HANG: Duration = Duration::from_secs(20);
@@ -408,6 +408,31 @@ fn a_state_file_may_have_any_name_that_a_file_may_have() {
     let service = state.serve();
     assert_eq!(visitor(&service.get("/")), 1);
     service.stop().assert_code(0);
+    assert_eq!(state.count(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_nobody_reads_changes_nothing() {
+    let state = State::new("stderr");
+    // A client there comes from 127.0.0.1, so that none reaches itself while nobody listens yet.
+    let free = TcpListener::bind("127.0.0.2:0").expect("a port");
+    let address = free.local_addr().expect("it has one").to_string();
+    drop(free);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = state.command(&address);
+    let program = Program::start_without(command.stderr(writer), &[Stream::Stderr]);
+    let deadline = Instant::now() + HANG;
+    let mut client = loop {
+        thread::sleep(Duration::from_millis(1));
+        match Client::connect(&address) {
+            Err(lost) => assert!(Instant::now() < deadline, "{lost:?}"),
+            Ok(client) => break client,
+        }
+    };
+    assert_eq!(visitor(&client.get("/").expect("an answer")), 1);
+    Service { program, address }.stop().assert_code(0);
     assert_eq!(state.count(), 1);
 }
 
