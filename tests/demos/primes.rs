@@ -1,6 +1,7 @@
 //! Counts primes on every core until it is told to stop: press Ctrl-C.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -11,6 +12,8 @@ use std::{env, process, thread};
 
 use parking_lot::Mutex;
 use taskmuster::{Manager, ShutdownReport, TaskContext, TaskResult};
+
+mod command_line;
 
 const HELP: &str = "\
 Counts primes on every core until Ctrl-C or SIGTERM, then says what became of every task.
@@ -61,23 +64,20 @@ impl fmt::Display for Progress {
 }
 
 fn main() -> ShutdownReport {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    if arguments.iter().any(|it| matches!(&**it, "-h" | "--help")) {
-        println!("{HELP}");
-        process::exit(0);
-    }
+    command_line::print_help_if_asked(HELP);
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     taskmuster::logging::init();
     let manager = Manager::builder().grace(Duration::from_secs(5));
     manager.run(|manager| start(manager, &arguments)) // leaving `start` starts the shutdown
 }
 
-fn start(manager: &Manager, arguments: &[String]) -> TaskResult {
+fn start(manager: &Manager, arguments: &[OsString]) -> TaskResult {
     let [mut stubbornly, mut in_join] = [false; 2];
     for argument in arguments {
-        match argument.as_str() {
-            "--stubborn" => stubbornly = true,
-            "--join" => in_join = true,
-            unknown => return Err(format!("unknown argument {unknown}; see --help").into()),
+        match argument.to_str() {
+            Some("--stubborn") => stubbornly = true,
+            Some("--join") => in_join = true,
+            _ => return Err(command_line::unknown(argument)),
         }
     }
     manager.handle_signals()?;

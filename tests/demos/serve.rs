@@ -1,9 +1,10 @@
 //! A blocking HTTP service that ends well: `serve --help`.
 
+use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, process};
 
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{Backoff, Manager, Restart, ShutdownReport, TaskContext, TaskResult};
@@ -13,6 +14,7 @@ use crate::worker::Desk;
 
 #[path = "serve/client.rs"]
 mod client;
+mod command_line;
 #[path = "serve/http.rs"]
 mod http;
 #[path = "serve/listener.rs"]
@@ -64,10 +66,7 @@ struct Options {
 }
 
 fn main() -> ShutdownReport {
-    if env::args().any(|it| matches!(&*it, "-h" | "--help")) {
-        println!("{HELP}");
-        process::exit(0);
-    }
+    command_line::print_help_if_asked(HELP);
     taskmuster::logging::init();
     let manager = Manager::builder().grace(GRACE).drain(DRAIN);
     manager.history(0).run(serve) // no rows in the report for clients who were gone before
@@ -75,7 +74,7 @@ fn main() -> ShutdownReport {
 
 fn serve(manager: &Manager) -> TaskResult {
     manager.handle_signals()?;
-    let options = parse(env::args().skip(1))?;
+    let options = parse(env::args_os().skip(1))?;
     let visits = Arc::new(Visits::load(options.state)?);
 
     // What is made first stops last: the state is written when nobody is left to change it.
@@ -134,17 +133,19 @@ fn sweep(ctx: &TaskContext) -> TaskResult {
     panic!("the broom broke");
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> TaskResult<Options> {
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> TaskResult<Options> {
     let mut options = Options {
         listen: "127.0.0.1:8080".to_owned(),
         state: env::temp_dir().join("serve.count"),
     };
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} what?"));
-        match argument.as_str() {
-            "--listen" => options.listen = value()?,
-            "--state" => options.state = value()?.into(),
-            unknown => return Err(format!("unknown argument {unknown}; see --help").into()),
+        let what = || format!("{} what?", argument.to_string_lossy());
+        let mut value = || arguments.next().ok_or_else(what);
+        match argument.to_str() {
+            // No address is anything but text: what becomes of another one is refused where it is listened to.
+            Some("--listen") => options.listen = value()?.to_string_lossy().into_owned(),
+            Some("--state") => options.state = value()?.into(),
+            _ => return Err(command_line::unknown(&argument)),
         }
     }
     if options.state.as_os_str().is_empty() {

@@ -1,9 +1,9 @@
 //! Every way to wait, and how each ends: press Ctrl-C while all of them wait.
 
 use std::env;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::{self, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use taskmuster::{
     BoxError, CancellationToken, Cancelled, Manager, RecvError, ShutdownReport, TaskContext,
     TaskResult, TimeoutError,
 };
+
+mod command_line;
 
 const HELP: &str = "\
 Waits in every way there is, and shows that Ctrl-C or SIGTERM ends them all at once.
@@ -27,12 +29,12 @@ Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ShutdownReport {
-    if env::args().any(|it| matches!(&*it, "-h" | "--help")) {
-        println!("{HELP}");
-        process::exit(0);
-    }
+    command_line::print_help_if_asked(HELP);
     taskmuster::logging::init();
     taskmuster::run(|manager| {
+        if let Some(argument) = env::args_os().nth(1) {
+            return Err(command_line::unknown(&argument));
+        }
         manager.handle_signals()?;
         let short = manager.group("short");
         short.spawn("timeout", timeout)?;
@@ -50,7 +52,7 @@ fn main() -> ShutdownReport {
         manager.spawn("child", child)?;
         manager.spawn("stdin", stdin)?;
         lock(manager)?;
-        eprintln!("all wait: press Ctrl-C");
+        drop(writeln!(io::stderr(), "all wait: press Ctrl-C")); // if nobody reads it, it waits all the same
         drop(manager.wait());
         Ok(())
     })

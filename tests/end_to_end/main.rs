@@ -2,8 +2,12 @@
 
 #[cfg(unix)]
 mod client;
+#[cfg(all(unix, feature = "process"))]
+mod command_line;
 #[cfg(unix)]
 mod dedup;
+#[cfg(unix)]
+mod harness;
 #[cfg(unix)]
 mod program;
 #[cfg(unix)]

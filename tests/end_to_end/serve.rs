@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, Lost};
-use crate::program::{Exit, Program, path_of};
+use crate::program::{Exit, Program, Stream, path_of};
 
 /// Nothing here takes that long.
 const HANG: Duration = Duration::from_secs(20);
@@ -384,18 +386,6 @@ fn an_address_that_is_bad_or_taken_is_an_error_and_the_count_is_kept() {
 }
 
 #[test]
-fn help_goes_to_standard_output() {
-    for name in ["primes", "serve", "timeouts"] {
-        for option in ["--help", "-h"] {
-            let exit = Program::example(name, &[option]).exit();
-            exit.assert_code(0);
-            let usage = format!("Usage: {name}");
-            assert!(exit.stdout.contains(&usage), "{}", exit.stdout);
-        }
-    }
-}
-
-#[test]
 fn an_unknown_argument_is_named() {
     for arguments in [["--lisen", "x"], ["--state", "--listen"]] {
         let exit = Program::example("serve", &arguments[..1]).exit();
@@ -409,6 +399,41 @@ fn a_state_file_without_a_name_is_refused() {
     let exit = Program::example("serve", &["--listen", "127.0.0.1:0", "--state", ""]).exit();
     exit.assert_code(1);
     exit.assert_says("--state needs the name of a file");
+}
+
+#[test]
+fn a_state_file_may_have_any_name_that_a_file_may_have() {
+    let mut state = State::new("bytes");
+    state.name = OsString::from_vec(b"caf\xE9".to_vec());
+    let service = state.serve();
+    assert_eq!(visitor(&service.get("/")), 1);
+    service.stop().assert_code(0);
+    assert_eq!(state.count(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_nobody_reads_changes_nothing() {
+    let state = State::new("stderr");
+    // A client there comes from 127.0.0.1, so that none reaches itself while nobody listens yet.
+    let free = TcpListener::bind("127.0.0.2:0").expect("a port");
+    let address = free.local_addr().expect("it has one").to_string();
+    drop(free);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = state.command(&address);
+    let program = Program::start_without(command.stderr(writer), &[Stream::Stderr]);
+    let deadline = Instant::now() + HANG;
+    let mut client = loop {
+        thread::sleep(Duration::from_millis(1));
+        match Client::connect(&address) {
+            Err(lost) => assert!(Instant::now() < deadline, "{lost:?}"),
+            Ok(client) => break client,
+        }
+    };
+    assert_eq!(visitor(&client.get("/").expect("an answer")), 1);
+    Service { program, address }.stop().assert_code(0);
+    assert_eq!(state.count(), 1);
 }
 
 // ---- load ----
@@ -616,6 +641,7 @@ impl Service {
 /// A directory of its own for one test, with nothing but the state file; removed at its end.
 struct State {
     directory: PathBuf,
+    name: OsString,
 }
 
 impl State {
@@ -623,11 +649,12 @@ impl State {
         let name = format!("serve-{test}-{}", std::process::id());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&directory).expect("the directory for tests is writable");
-        Self { directory }
+        let name = OsString::from("count");
+        Self { directory, name }
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.join("count")
+        self.directory.join(&self.name)
     }
 
     /// `serve` on a free port, with what it does in its log.

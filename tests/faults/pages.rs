@@ -57,6 +57,15 @@ fn has_test(path: &str, source: &str, models: &str, name: &str) -> bool {
     }
 }
 
+/// The rows of the table that begins with this.
+fn rows_below<'a>(heading: &str, page: &'a str) -> Vec<&'a str> {
+    let (_, table) = page.split_once(heading).expect("such a table");
+    let rows = table.lines().skip(2).take_while(|row| !row.is_empty());
+    let rows: Vec<&str> = rows.collect();
+    assert_ne!(rows, Vec::<&str>::new());
+    rows
+}
+
 fn read(path: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(file).unwrap_or_default()
@@ -94,13 +103,19 @@ fn every_test_that_readme_names_is_in_the_file_it_links_to() {
 #[test]
 fn each_promise_links_to_what_shows_it() {
     let readme = read("README.md");
-    let (_, promises) = readme.split_once("| promise |").expect("a table of them");
-    let (promises, _) = promises.split_once("\n\n").expect("its end");
-    let rows: Vec<&str> = promises.lines().skip(2).collect();
-    assert_ne!(rows, Vec::<&str>::new());
-    for row in rows {
+    for row in rows_below("| | promise |", &readme) {
         assert!(!links(row).is_empty(), "shown by nothing: {row}");
     }
+}
+
+#[test]
+fn each_way_to_die_elsewhere_links_to_its_test_and_there_are_no_others() {
+    let readme = read("README.md");
+    let rows = rows_below("| the failure |", &readme);
+    let linked = rows.iter().flat_map(|row| links(row));
+    let linked: Vec<&str> = linked.filter_map(|link| link.test()).collect();
+    assert_eq!(linked, tests_in(&read("tests/promises.rs")));
+    assert_eq!(linked.len(), rows.len());
 }
 
 #[test]

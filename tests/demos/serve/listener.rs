@@ -1,6 +1,6 @@
 //! The acceptor: takes connections in and gives each a task.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -28,7 +28,8 @@ pub(crate) fn accept(
         drop(spare);
         knock(&bound);
     });
-    eprintln!("listening on http://{bound}");
+    // If nobody reads it, nobody can be told, and the service goes on.
+    drop(writeln!(io::stderr(), "listening on http://{bound}"));
     ctx.ready();
     loop {
         let accepted = listener.accept();
