@@ -181,7 +181,7 @@ fn foreign_code_of_a_helper_does_not_cut_off_the_task_itself() {
     let task = manager.spawn("saves", move |ctx| {
         let (release, released) = bounded::<()>(0);
         std::thread::scope(|threads| {
-            threads.spawn(|| {
+            let helper = threads.spawn(|| {
                 ctx.foreign("terminal", Duration::ZERO, || {
                     let _ = there.send(());
                     let _ = released.recv();
@@ -191,6 +191,7 @@ fn foreign_code_of_a_helper_does_not_cut_off_the_task_itself() {
             // It saves, for as long as this takes.
             let cut_off = is_over.recv_timeout(Duration::from_millis(100));
             drop(release);
+            helper.join().expect("no panic");
             Ok(cut_off)
         })
     });
