@@ -30,6 +30,9 @@ use crate::cancel::callback::{self, Callback};
 /// How long the thread stays after its last alarm.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long the thread waits until it tries again what it could not do.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// How many alarms ring between two looks at the clock, so that the lock is never held for long.
 const BATCH: usize = 256;
 
@@ -189,18 +192,23 @@ impl<F> Timer<F> {
         self.0.lock().slot_of(alarm)?.at
     }
 
-    /// The life of the thread: gives the fuses that are due to `ring`.
-    pub(crate) fn run(&self, ring: impl Fn(Vec<F>)) {
+    /// The life of the thread: gives the fuses that are due to `ring`. While that says that it could not do all, it is
+    /// called again soon, be it with none.
+    pub(crate) fn run(&self, ring: impl Fn(Vec<F>) -> bool) {
         let mut patience = Deadline::after(LINGER);
+        let mut all_done = true;
         loop {
             let (due, next) = self.due(time::now());
-            let was_idle = due.is_empty() && next == Next::Linger;
-            ring(due);
-            if !was_idle {
+            let has_work = !due.is_empty() || !all_done;
+            if has_work {
+                all_done = ring(due);
+            }
+            if has_work || next != Next::Linger {
                 patience = Deadline::after(LINGER);
             }
             match next {
                 Next::Look => {}
+                _ if !all_done => self.sleep(Deadline::after(AGAIN)),
                 Next::Sleep(until) => {
                     self.sleep(Deadline::at(until));
                     // What it slept for may have been taken back.
@@ -461,11 +469,11 @@ pub(crate) fn set(at: Instant, fuse: impl FnOnce() -> Fuse) -> io::Result<Alarm>
     TIMER.set(Some(at), fuse, start)
 }
 
-/// The timer's thread runs no foreign code: the crew does. It is called once for all, so that the more come at a time the
-/// less each of them costs.
-fn ring_all(fuses: Vec<Fuse>) {
+/// The timer's thread runs no foreign code, be there nobody else to run it: the crew does, as soon as it has a thread. It
+/// is called once for all, so that the more come at a time the less each of them costs.
+fn ring_all(fuses: Vec<Fuse>) -> bool {
     let ring = |fuse: Fuse| fuse.target.ring(fuse.set_at, fuse.set_by);
-    callback::hand_over(fuses.into_iter().flat_map(ring).collect());
+    callback::hand_over(fuses.into_iter().flat_map(ring).collect()).is_ok()
 }
 
 /// See [`Timer::move_to`].
@@ -598,7 +606,7 @@ mod tests {
         let mut thread = None;
         let start = || {
             thread = Some(start_thread("tm-timer".to_owned(), None, move || {
-                theirs.run(|_| ());
+                theirs.run(|_| true);
             })?);
             Ok(())
         };
@@ -624,6 +632,7 @@ mod tests {
                     for fuse in due {
                         rings.send(fuse).expect("it is awaited");
                     }
+                    true
                 });
             })?);
             Ok(())
@@ -637,6 +646,39 @@ mod tests {
         assert!(timer.move_to(alarm, Some(time::now()), |_| ()));
         assert_eq!(heard.recv(), Ok(7));
         thread.join().expect("it goes");
+    }
+
+    #[test]
+    fn what_could_not_be_done_is_tried_again_and_holds_up_no_other_alarm() {
+        let timer = Arc::new(Timer::new());
+        let (theirs, (rings, heard)) = (Arc::clone(&timer), unbounded());
+        let (let_it, may) = unbounded();
+        let mut thread = None;
+        let start = || {
+            thread = Some(start_thread("tm-timer".to_owned(), None, move || {
+                theirs.run(|due| {
+                    rings.send(due).expect("it is awaited");
+                    may.try_recv().is_ok()
+                });
+            })?);
+            Ok(())
+        };
+        let none_but = |expected: &[u32]| {
+            let next = || heard.recv().expect("the thread is there");
+            let due =
+                std::iter::repeat_with(next).find(|due| !due.is_empty() || expected.is_empty());
+            assert_eq!(due.as_deref(), Some(expected));
+        };
+        let now = Some(time::now());
+        timer.set(now, || 1, start).expect("a thread");
+        none_but(&[1]);
+        none_but(&[]);
+        timer.set(now, || 2, || Ok(())).expect("it has a thread");
+        none_but(&[2]);
+        none_but(&[]);
+        let_it.send(()).expect("it is awaited");
+        thread.expect("it was started").join().expect("it goes");
+        assert!(heard.iter().all(|due| due.is_empty()));
     }
 
     #[test]
