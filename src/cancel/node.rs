@@ -476,12 +476,11 @@ impl Node {
             let alarm = timer::set(at, || self.fuse(set_at, set_by))?;
             match self.keep_alarm(alarm) {
                 Kept::Here => return Ok(true),
-                Kept::TooLate => {
-                    timer::take_back(alarm);
-                    return Ok(false);
-                }
+                // If not by its own moment, which has come meanwhile: then it was set in time.
+                Kept::TooLate => return Ok(!timer::take_back_in_time(alarm)),
                 // Move the other one.
-                Kept::NotNeeded => timer::take_back(alarm),
+                Kept::NotNeeded if timer::take_back_in_time(alarm) => {}
+                Kept::NotNeeded => return Ok(true),
             }
         }
     }
@@ -696,6 +695,18 @@ mod tests {
             child.beacon().latch().wait_until(Deadline::NEVER);
             assert_eq!(children(&root), 0);
             child.release();
+        }
+    }
+
+    #[test]
+    fn a_moment_that_comes_while_it_is_set_was_set_in_time() {
+        for round in 0..2_000 {
+            let (node, now) = (Node::root(), time::now());
+            let at = now + Duration::from_micros(round % 64);
+            let set = node.set_deadline(Some(at), Location::caller(), None);
+            assert!(set.expect("there is room for a thread"));
+            node.beacon().latch().wait_until(Deadline::NEVER);
+            node.release();
         }
     }
 

@@ -494,6 +494,11 @@ pub(crate) fn take_back(alarm: Alarm) {
     drop(TIMER.take_back(alarm));
 }
 
+/// The same, and says whether that was in time.
+pub(crate) fn take_back_in_time(alarm: Alarm) -> bool {
+    TIMER.take_back(alarm).is_some()
+}
+
 /// See [`Timer::moment_of`].
 pub(crate) fn moment_of(alarm: Alarm) -> Option<Instant> {
     TIMER.moment_of(alarm)

@@ -143,6 +143,45 @@ fn f058_a_deadline_moved_by_two_at_once_ends_where_one_of_them_put_it_or_came_be
 }
 
 #[test]
+fn f058_a_deadline_that_has_passed_comes_at_once_and_once_whether_there_was_one_before_or_not() {
+    let now = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    for had_one in [false, true] {
+        let set = || {
+            let token = CancellationToken::new();
+            if had_one {
+                token.set_timeout(hour).expect("a timer");
+            }
+            token
+        };
+        race(rounds(2_000, 50_000), set).between(
+            &[
+                &|token| token.set_timeout(Duration::ZERO).expect("a timer"),
+                &|token| token.set_deadline(now).expect("a timer"),
+            ],
+            |token, cancelled| {
+                assert_eq!(cancelled.iter().filter(|it| **it).count(), 1);
+                let cause = token.cause().expect("it is cancelled");
+                assert_eq!(cause.kind(), CauseKind::Deadline);
+                assert!(cause.at().is_some_and(|at| at.file() == file!()));
+                assert_eq!(token.deadline(), None);
+                assert!(!token.set_timeout(hour).expect("a timer"));
+            },
+        );
+        let (token, (tell, told)) = (set(), bounded(1));
+        let name = move || {
+            let name = thread::current().name().map(str::to_owned);
+            tell.send(name).expect("it is awaited");
+        };
+        token.on_cancel(name).keep();
+        assert!(token.set_timeout(Duration::ZERO).expect("a timer"));
+        assert!(token.is_cancelled(), "at once");
+        let name = told.recv_timeout(HANG).expect("it runs");
+        assert_eq!(name.as_deref(), Some("tm-callbacks"));
+    }
+}
+
+#[test]
 fn f058_a_thousand_deadlines_of_any_order_come_in_order_each_once_and_none_early() {
     let (tell, told) = unbounded();
     let start = Instant::now();
