@@ -67,6 +67,7 @@ models!(SMALL of interleavings:
     a_callback_is_disarmed_or_has_run,
     an_alarm_rings_or_was_moved,
     an_alarm_is_taken_back_by_one_of_two_or_rings,
+    an_alarm_that_was_taken_off_is_not_taken_for_one_that_rang,
     a_token_of_two_parents_made_during_a_cancel_is_cancelled_and_has_its_cause,
     a_gate_is_handed_on_when_the_called_one_is_cancelled,
     a_waiter_that_goes_leaves_the_others_in_line,

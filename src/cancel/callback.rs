@@ -230,16 +230,16 @@ enum Call {
     StandIn,
 }
 
-/// Has `callbacks` run by a thread that may block.
-pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) {
+/// Has `callbacks`, and whatever still waits for a thread, run by threads that may block.
+///
+/// # Errors
+/// When there is no thread to be had: what waits is kept, and handed over by the next call, be it with no callbacks.
+pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) -> io::Result<()> {
     let order = |callback| Order {
         callback,
         client: None,
     };
-    if CREW_ROOM.take(callbacks.into_iter().map(order)).is_err() {
-        // Without a thread the caller is the crew: late is better than never.
-        work_off();
-    }
+    CREW_ROOM.take(callbacks.into_iter().map(order))
 }
 
 /// The same, and tells `client` of the end of each.
@@ -263,10 +263,7 @@ pub(crate) fn work_off() {
 }
 
 impl CrewRoom {
-    fn take(&self, orders: impl ExactSizeIterator<Item = Order>) -> io::Result<()> {
-        if orders.len() == 0 {
-            return Ok(());
-        }
+    fn take(&self, orders: impl Iterator<Item = Order>) -> io::Result<()> {
         let mut crew = self.0.lock();
         crew.queue.extend(orders);
         let call = crew.call();
@@ -484,7 +481,7 @@ mod tests {
         let counter = Arc::default();
         let callbacks: Vec<_> = (0..100).map(|_| counting(&counter)).collect();
         for pair in callbacks.chunks(2) {
-            hand_over(pair.to_vec());
+            hand_over(pair.to_vec()).expect("there is room for a thread");
         }
         for callback in &callbacks {
             callback.wait();
@@ -540,7 +537,7 @@ mod tests {
         let theirs = Arc::clone(&gate);
         let opener = Callback::new(Box::new(move || assert!(theirs.open())), Location::caller());
         let callbacks: Vec<_> = (0..blocking).map(blocked).chain([opener]).collect();
-        hand_over(callbacks.clone());
+        hand_over(callbacks.clone()).expect("there is room for a thread");
         for callback in &callbacks {
             callback.wait();
         }

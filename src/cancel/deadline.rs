@@ -6,6 +6,7 @@ use std::io;
 use std::panic::Location;
 
 use crate::base::time::{Deadline, Duration, Instant};
+use crate::cancel::callback;
 use crate::cancel::cause::{self, Cause, CauseKind};
 use crate::cancel::node::Node;
 use crate::cancel::token::CancellationToken;
@@ -50,23 +51,31 @@ impl CancellationToken {
     /// Moves the deadline of this token to `timeout` from now, or gives it one; `Duration::MAX` takes it off. `false` if
     /// that is too late: the token is cancelled, or its deadline has come.
     ///
-    /// The deadlines of its ancestors are not touched.
+    /// A deadline that has passed comes at once: the token is cancelled when this returns, and `true` means that it was
+    /// not before. The deadlines of its ancestors are not touched.
     ///
     /// # Errors
     /// As [`child_with_timeout`](Self::child_with_timeout).
     #[track_caller]
     pub fn set_timeout(&self, timeout: Duration) -> Result<bool, DeadlineError> {
-        self.set_until(Deadline::after(timeout), Location::caller())
+        let (deadline, place) = (Deadline::after(timeout), Location::caller());
+        if timeout.is_zero() {
+            return Ok(self.end_its_time(place));
+        }
+        self.set_until(deadline, place)
     }
 
-    /// Moves the deadline of this token, or gives it one; see [`set_timeout`](Self::set_timeout). A deadline that has
-    /// passed comes at once.
+    /// Moves the deadline of this token, or gives it one; see [`set_timeout`](Self::set_timeout).
     ///
     /// # Errors
     /// As [`child_with_timeout`](Self::child_with_timeout).
     #[track_caller]
     pub fn set_deadline(&self, deadline: Instant) -> Result<bool, DeadlineError> {
-        self.set_until(Deadline::at(deadline), Location::caller())
+        let (deadline, place) = (Deadline::at(deadline), Location::caller());
+        if deadline.has_passed() {
+            return Ok(self.end_its_time(place));
+        }
+        self.set_until(deadline, place)
     }
 
     /// The earliest of the deadlines of this token and its ancestors that are still to come.
@@ -100,6 +109,21 @@ impl CancellationToken {
         Node::child_with_alarm(self.node(), at, place, cause::actor().as_ref())
             .map(Self::first_of)
             .map_err(DeadlineError)
+    }
+
+    /// Its deadline comes now; `false` if it is cancelled already.
+    fn end_its_time(&self, place: &'static Location<'static>) -> bool {
+        let cause = Cause::at_place(CauseKind::Deadline, place);
+        let Some(due) = self.node().cancel(cause) else {
+            return false;
+        };
+        if !due.is_empty() && callback::hand_over(due.clone()).is_err() {
+            // Without a thread the caller runs its own, as whoever cancels does.
+            for callback in due {
+                callback.run();
+            }
+        }
+        true
     }
 
     fn set_until(

@@ -467,8 +467,17 @@ impl Node {
         set_by: Option<&Arc<str>>,
     ) -> io::Result<bool> {
         loop {
-            if let Some(alarm) = Alarm::from_bits(self.alarm.load()) {
-                return Ok(timer::move_to(alarm, at, set_at, set_by.map(Arc::clone)));
+            let bits = self.alarm.load();
+            if let Some(alarm) = Alarm::from_bits(bits) {
+                let in_time = match at {
+                    Some(at) => timer::move_to(alarm, at, set_at, set_by.map(Arc::clone)),
+                    None => timer::take_back_and(alarm, || self.forget_alarm(bits)),
+                };
+                if in_time || self.alarm.load() == bits {
+                    return Ok(in_time);
+                }
+                // It has not rung: somebody else took it off.
+                continue;
             }
             let Some(at) = at.filter(|_| !self.is_cancelled()) else {
                 return Ok(!self.is_cancelled());
@@ -476,12 +485,14 @@ impl Node {
             let alarm = timer::set(at, || self.fuse(set_at, set_by))?;
             match self.keep_alarm(alarm) {
                 Kept::Here => return Ok(true),
-                Kept::TooLate => {
-                    timer::take_back(alarm);
-                    return Ok(false);
+                // If not by its own moment, which has come meanwhile: then it was set in time.
+                Kept::TooLate => return Ok(!timer::take_back_and(alarm, || ())),
+                // Move the other one, unless the moment of this one has come.
+                Kept::NotNeeded => {
+                    if !timer::take_back_and(alarm, || ()) {
+                        return Ok(true);
+                    }
                 }
-                // Move the other one.
-                Kept::NotNeeded => timer::take_back(alarm),
             }
         }
     }
@@ -499,6 +510,13 @@ impl Node {
         };
         drop(links);
         kept
+    }
+
+    /// An alarm that is taken off is forgotten in the same step, and one that has rung is not: so who finds the alarm of
+    /// this node not pending knows that it is too late.
+    fn forget_alarm(&self, bits: u64) {
+        // If it is another one by now, somebody was quicker.
+        let _ = self.alarm.compare_exchange(bits, 0);
     }
 
     /// The earliest moment set for this node or one above it.
@@ -697,6 +715,44 @@ mod tests {
             assert_eq!(children(&root), 0);
             child.release();
         }
+    }
+
+    #[test]
+    fn a_moment_that_comes_while_it_is_set_was_set_in_time() {
+        for round in 0..2_000 {
+            let (node, now) = (Node::root(), time::now());
+            let at = now + Duration::from_micros(round % 64);
+            let set = node.set_deadline(Some(at), Location::caller(), None);
+            assert!(set.expect("there is room for a thread"));
+            node.beacon().latch().wait_until(Deadline::NEVER);
+            node.release();
+        }
+    }
+
+    #[test]
+    fn a_moment_that_is_taken_off_leaves_no_alarm_and_one_that_has_come_is_not_taken_off() {
+        let (node, hour) = (Node::root(), Duration::from_secs(3_600));
+        let set = |at| {
+            node.set_deadline(at, Location::caller(), None)
+                .expect("there is room for a thread")
+        };
+        assert!(set(None), "there is none");
+        for _ in 0..2 {
+            assert!(set(Some(time::now() + hour)));
+            let alarm = Alarm::from_bits(node.alarm.load()).expect("it has one");
+            assert!(set(None));
+            assert_eq!((node.alarm.load(), timer::moment_of(alarm)), (0, None));
+            assert_eq!(Arc::strong_count(&node), 1, "the timer has let it go");
+        }
+        assert!(set(Some(time::now())));
+        node.beacon().latch().wait_until(Deadline::NEVER);
+        assert!(!set(None));
+        // As between the ring and the cancel.
+        let late = Node::root();
+        late.alarm.store(u64::from(u32::MAX));
+        let set = |at| late.set_deadline(at, Location::caller(), None);
+        assert!(matches!(set(None), Ok(false)));
+        assert!(matches!(set(Some(time::now() + hour)), Ok(false)));
     }
 
     #[test]

@@ -11,15 +11,18 @@ use crate::cancel::token::CancellationToken;
 impl CancellationToken {
     /// Has `work` done when the token is cancelled: to unblock a call that hears no stop flag.
     ///
-    /// It runs exactly once, after the flag was set and everybody who waits was woken, and at once if the token is
-    /// cancelled already. Dropping the guard takes it back: then it does not run, unless it has begun.
+    /// It runs at most once: exactly once if the token is cancelled while the guard is there or after it was
+    /// [kept](CallbackGuard::keep), and the process does not end before. It begins after the flag was set and everybody who
+    /// waits was woken, and at once if the token is cancelled already. Dropping the guard takes it back: then it does not
+    /// run, unless it has begun.
     ///
     /// It runs on the thread that cancels, which goes on when it is done; so it should be short. When a deadline, a failure
     /// or a shutdown cancels, a thread of this library runs it. There are four for the whole process: once so many block,
-    /// each further one delays the others by 100 ms, until another thread takes over, and there are 64 at most. A shutdown
-    /// waits until those that it has set going are over; who is not by its deadline is named in the report, and makes the
-    /// exit code 2. No lock is held meanwhile: it may cancel, register and unregister whatever it likes. A panic in it is
-    /// caught and logged. Of several callbacks of one token the youngest begins first.
+    /// each further one delays the others by 100 ms, until another thread takes over, and there are 64 at most. While the
+    /// system gives no thread at all, what a deadline set going waits. A shutdown waits until those that it has set going
+    /// are over; who is not by its deadline is named in the report, and makes the exit code 2. No lock is held meanwhile: it
+    /// may cancel, register and unregister whatever it likes. A panic in it is caught and logged. Of several callbacks of
+    /// one token the youngest begins first.
     ///
     /// ```
     /// use std::net::{Shutdown, TcpListener, TcpStream};

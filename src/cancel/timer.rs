@@ -7,7 +7,7 @@
 //!
 //! 1. An alarm is pending while its slot holds its fuse. Whoever takes the fuse out wins: the thread, to let it ring,
 //!    or whoever takes the alarm back. No two alarms have the same generation.
-//! 2. A pending alarm with a moment has exactly one entry of its current serial in the heap, not later than the
+//! 2. A pending alarm has exactly one entry of its current serial in the heap, not later than the
 //!    moment. All other entries are stale, and thrown away when they come up.
 //! 3. Moving an alarm later only writes the slot: its entry comes up too early and is put back. Moving it earlier makes
 //!    a new entry and leaves a stale one. There are never more stale entries than others, but for a few.
@@ -29,6 +29,9 @@ use crate::cancel::callback::{self, Callback};
 
 /// How long the thread stays after its last alarm.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the thread waits until it tries again what it could not do.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// How many alarms ring between two looks at the clock, so that the lock is never held for long.
 const BATCH: usize = 256;
@@ -84,8 +87,8 @@ impl Entry {
 #[derive(Debug)]
 struct Slot<F> {
     fuse: Option<F>,
-    /// When it rings; `None` for never.
-    at: Option<Instant>,
+    /// When it rings.
+    at: Instant,
     generation: u32,
     serial: u32,
 }
@@ -129,13 +132,13 @@ impl<F> Timer<F> {
         Self(Monitor::new(State::new()))
     }
 
-    /// Sets an alarm; `None` as the moment means never, until it is moved.
+    /// Sets an alarm.
     ///
     /// `start` starts the thread, which is to call [`run`](Self::run); if it cannot, no alarm is set. `fuse` makes the
     /// fuse, in its place: handing it over ready-made would move it several times.
     pub(crate) fn set(
         &self,
-        at: Option<Instant>,
+        at: Instant,
         fuse: impl FnOnce() -> F,
         start: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Alarm> {
@@ -146,7 +149,7 @@ impl<F> Timer<F> {
             state.thread = true;
         }
         let alarm = state.occupy(at, fuse);
-        let is_urgent = state.comes_sooner(at);
+        let is_urgent = state.comes_sooner(Some(at));
         drop(state);
         if is_urgent {
             self.0.notify_all();
@@ -156,9 +159,16 @@ impl<F> Timer<F> {
 
     /// Takes an alarm back and gives its fuse, if it is still pending.
     pub(crate) fn take_back(&self, alarm: Alarm) -> Option<F> {
+        self.take_back_and(alarm, || ())
+    }
+
+    /// The same, and if it is pending does `also` in the same step, under the lock: who finds it pending no more then
+    /// finds that done.
+    pub(crate) fn take_back_and(&self, alarm: Alarm, also: impl FnOnce()) -> Option<F> {
         let mut state = self.0.lock();
         state.slot_of(alarm)?;
         let fuse = state.vacate(alarm.slot);
+        also();
         let oversleeps = state.oversleeps();
         drop(state);
         if oversleeps {
@@ -168,15 +178,10 @@ impl<F> Timer<F> {
     }
 
     /// Moves an alarm and changes its fuse, of which nothing is to be dropped; `false` if it is not pending any more.
-    pub(crate) fn move_to(
-        &self,
-        alarm: Alarm,
-        at: Option<Instant>,
-        change: impl FnOnce(&mut F),
-    ) -> bool {
+    pub(crate) fn move_to(&self, alarm: Alarm, at: Instant, change: impl FnOnce(&mut F)) -> bool {
         let mut state = self.0.lock();
         let moved = state.move_to(alarm, at, change);
-        let is_urgent = moved && state.comes_sooner(at);
+        let is_urgent = moved && state.comes_sooner(Some(at));
         drop(state);
         if is_urgent {
             self.0.notify_all();
@@ -186,21 +191,26 @@ impl<F> Timer<F> {
 
     /// When a pending alarm rings.
     pub(crate) fn moment_of(&self, alarm: Alarm) -> Option<Instant> {
-        self.0.lock().slot_of(alarm)?.at
+        self.0.lock().slot_of(alarm).map(|slot| slot.at)
     }
 
-    /// The life of the thread: gives the fuses that are due to `ring`.
-    pub(crate) fn run(&self, ring: impl Fn(Vec<F>)) {
+    /// The life of the thread: gives the fuses that are due to `ring`. While that says that it could not do all, it is
+    /// called again soon, be it with none.
+    pub(crate) fn run(&self, ring: impl Fn(Vec<F>) -> bool) {
         let mut patience = Deadline::after(LINGER);
+        let mut all_done = true;
         loop {
             let (due, next) = self.due(time::now());
-            let was_idle = due.is_empty() && next == Next::Linger;
-            ring(due);
-            if !was_idle {
+            let has_work = !due.is_empty() || !all_done;
+            if has_work {
+                all_done = ring(due);
+            }
+            if has_work || next != Next::Linger {
                 patience = Deadline::after(LINGER);
             }
             match next {
                 Next::Look => {}
+                _ if !all_done => self.sleep(Deadline::after(AGAIN)),
                 Next::Sleep(until) => {
                     self.sleep(Deadline::at(until));
                     // What it slept for may have been taken back.
@@ -208,8 +218,8 @@ impl<F> Timer<F> {
                 }
                 Next::Linger if !patience.has_passed() => self.sleep(patience),
                 Next::Linger if self.may_go() => return,
-                // What is pending has no moment.
-                Next::Linger => self.sleep(Deadline::NEVER),
+                // One was set since the look.
+                Next::Linger => {}
             }
         }
     }
@@ -282,11 +292,11 @@ impl<F> State<F> {
         }
     }
 
-    fn occupy(&mut self, at: Option<Instant>, fuse: impl FnOnce() -> F) -> Alarm {
+    fn occupy(&mut self, at: Instant, fuse: impl FnOnce() -> F) -> Alarm {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 fuse: None,
-                at: None,
+                at,
                 generation: 0,
                 serial: 0,
             });
@@ -305,8 +315,8 @@ impl<F> State<F> {
     }
 
     /// Makes the entry of a slot that has none.
-    fn enter(&mut self, slot: u32, at: Option<Instant>) {
-        if let (Some(place), Some(at)) = (self.slots.get(slot as usize), at) {
+    fn enter(&mut self, slot: u32, at: Instant) {
+        if let Some(place) = self.slots.get(slot as usize) {
             // Not around the alarm itself: all that is to come in a lifetime must be told apart, however far away that is.
             let scale = *self.scale.get_or_insert_with(|| Scale::around(time::now()));
             let entry = Entry::new(scale.tick(at), slot, place.serial);
@@ -320,7 +330,7 @@ impl<F> State<F> {
         Some(Deadline::at(self.scale?.moment(entry.tick())))
     }
 
-    fn move_to(&mut self, alarm: Alarm, at: Option<Instant>, change: impl FnOnce(&mut F)) -> bool {
+    fn move_to(&mut self, alarm: Alarm, at: Instant, change: impl FnOnce(&mut F)) -> bool {
         let Some(before) = self.slot_of(alarm).map(|place| place.at) else {
             return false;
         };
@@ -329,16 +339,12 @@ impl<F> State<F> {
         };
         place.at = at;
         place.fuse.as_mut().map(change);
-        match (before, at) {
-            // Later: the entry that is there comes up too early and is put back (3).
-            (Some(before), Some(at)) if at >= before => {}
-            (None, None) => {}
-            (before, at) => {
-                place.serial = place.serial.wrapping_add(1);
-                self.stale += usize::from(before.is_some());
-                self.enter(alarm.slot, at);
-                self.sweep();
-            }
+        // If later, the entry that is there comes up too early and is put back (3).
+        if at < before {
+            place.serial = place.serial.wrapping_add(1);
+            self.stale += 1;
+            self.enter(alarm.slot, at);
+            self.sweep();
         }
         true
     }
@@ -348,7 +354,7 @@ impl<F> State<F> {
         let place = self.slots.get_mut(slot as usize)?;
         let fuse = place.fuse.take()?;
         place.serial = place.serial.wrapping_add(1);
-        self.stale += usize::from(place.at.take().is_some());
+        self.stale += 1;
         self.vacant.push(slot);
         self.sweep();
         Some(fuse)
@@ -357,9 +363,9 @@ impl<F> State<F> {
     /// An entry has come up that is due; its slot may say that the alarm was moved later (3).
     fn ring_or_put_back(&mut self, entry: Entry, now: Instant) -> Option<F> {
         let slot = u32::try_from(entry.slot()).ok()?;
-        let at = self.slots.get(entry.slot())?.at?;
+        let at = self.slots.get(entry.slot())?.at;
         if at > now {
-            self.enter(slot, Some(at));
+            self.enter(slot, at);
             return None;
         }
         let fuse = self.vacate(slot);
@@ -458,20 +464,20 @@ pub(crate) fn set(at: Instant, fuse: impl FnOnce() -> Fuse) -> io::Result<Alarm>
         });
         thread.map(drop)
     };
-    TIMER.set(Some(at), fuse, start)
+    TIMER.set(at, fuse, start)
 }
 
-/// The timer's thread runs no foreign code: the crew does. It is called once for all, so that the more come at a time the
-/// less each of them costs.
-fn ring_all(fuses: Vec<Fuse>) {
+/// The timer's thread runs no foreign code, be there nobody else to run it: the crew does, as soon as it has a thread. It
+/// is called once for all, so that the more come at a time the less each of them costs.
+fn ring_all(fuses: Vec<Fuse>) -> bool {
     let ring = |fuse: Fuse| fuse.target.ring(fuse.set_at, fuse.set_by);
-    callback::hand_over(fuses.into_iter().flat_map(ring).collect());
+    callback::hand_over(fuses.into_iter().flat_map(ring).collect()).is_ok()
 }
 
 /// See [`Timer::move_to`].
 pub(crate) fn move_to(
     alarm: Alarm,
-    at: Option<Instant>,
+    at: Instant,
     set_at: &'static Location<'static>,
     mut set_by: Option<Arc<str>>,
 ) -> bool {
@@ -484,6 +490,11 @@ pub(crate) fn move_to(
 /// See [`Timer::take_back`]; the fuse is dropped.
 pub(crate) fn take_back(alarm: Alarm) {
     drop(TIMER.take_back(alarm));
+}
+
+/// See [`Timer::take_back_and`]; says whether it was pending.
+pub(crate) fn take_back_and(alarm: Alarm, also: impl FnOnce()) -> bool {
+    TIMER.take_back_and(alarm, also).is_some()
 }
 
 /// See [`Timer::moment_of`].
@@ -503,7 +514,7 @@ mod tests {
     /// Tests drive the clock themselves: there is no thread.
     fn set(timer: &Timer<u32>, at: Instant, fuse: u32) -> Alarm {
         timer
-            .set(Some(at), || fuse, || Ok(()))
+            .set(at, || fuse, || Ok(()))
             .expect("no thread, no error")
     }
 
@@ -536,7 +547,7 @@ mod tests {
         assert_eq!(timer.take_back(first), None);
         assert_eq!(ringing(&timer, now), [2]);
         assert_eq!(timer.take_back(second_one), None);
-        assert!(!timer.move_to(second_one, Some(now), |_| {}));
+        assert!(!timer.move_to(second_one, now, |_| {}));
         assert_eq!(timer.moment_of(second_one), None);
     }
 
@@ -544,22 +555,12 @@ mod tests {
     fn a_moved_alarm_rings_at_its_new_moment_only() {
         let (timer, now) = timer();
         let alarm = set(&timer, now + second(5), 7);
-        assert!(timer.move_to(alarm, Some(now + second(9)), |_| {}));
+        assert!(timer.move_to(alarm, now + second(9), |_| {}));
         assert_eq!(ringing(&timer, now + second(5)), []);
-        assert!(timer.move_to(alarm, Some(now + second(6)), |_| {}));
+        assert!(timer.move_to(alarm, now + second(6), |_| {}));
         assert_eq!(timer.moment_of(alarm), Some(now + second(6)));
         assert_eq!(ringing(&timer, now + second(6)), [7]);
         assert_eq!(ringing(&timer, now + second(99)), []);
-    }
-
-    #[test]
-    fn an_alarm_moved_to_never_waits_until_it_is_moved_again() {
-        let (timer, now) = timer();
-        let alarm = set(&timer, now, 7);
-        assert!(timer.move_to(alarm, None, |_| {}));
-        assert_eq!(ringing(&timer, now + second(99)), []);
-        assert!(timer.move_to(alarm, Some(now), |_| {}));
-        assert_eq!(ringing(&timer, now), [7]);
     }
 
     #[test]
@@ -570,7 +571,7 @@ mod tests {
             .collect();
         for round in 0..10_000_u64 {
             for alarm in &alarms {
-                assert!(timer.move_to(*alarm, Some(now + second(1 + round * 7 % 50)), |_| {}));
+                assert!(timer.move_to(*alarm, now + second(1 + round * 7 % 50), |_| {}));
             }
         }
         let state = timer.0.lock();
@@ -598,11 +599,11 @@ mod tests {
         let mut thread = None;
         let start = || {
             thread = Some(start_thread("tm-timer".to_owned(), None, move || {
-                theirs.run(|_| ());
+                theirs.run(|_| true);
             })?);
             Ok(())
         };
-        let far = Some(now + second(3_600));
+        let far = now + second(3_600);
         let alarm = timer.set(far, || 7, start).expect("a thread");
         while timer.0.lock().asleep.is_none() {
             std::thread::yield_now();
@@ -614,29 +615,36 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_stays_for_an_alarm_that_has_no_moment_yet() {
+    fn what_could_not_be_done_is_tried_again_and_holds_up_no_other_alarm() {
         let timer = Arc::new(Timer::new());
         let (theirs, (rings, heard)) = (Arc::clone(&timer), unbounded());
+        let (let_it, may) = unbounded();
         let mut thread = None;
         let start = || {
             thread = Some(start_thread("tm-timer".to_owned(), None, move || {
                 theirs.run(|due| {
-                    for fuse in due {
-                        rings.send(fuse).expect("it is awaited");
-                    }
+                    rings.send(due).expect("it is awaited");
+                    may.try_recv().is_ok()
                 });
             })?);
             Ok(())
         };
-        let alarm = timer.set(None, || 7, start).expect("a thread");
-        let thread = thread.expect("it was started");
-        while timer.0.lock().asleep != Some(Deadline::NEVER) {
-            assert!(!thread.is_finished(), "it went");
-            std::thread::yield_now();
-        }
-        assert!(timer.move_to(alarm, Some(time::now()), |_| ()));
-        assert_eq!(heard.recv(), Ok(7));
-        thread.join().expect("it goes");
+        let none_but = |expected: &[u32]| {
+            let next = || heard.recv().expect("the thread is there");
+            let due =
+                std::iter::repeat_with(next).find(|due| !due.is_empty() || expected.is_empty());
+            assert_eq!(due.as_deref(), Some(expected));
+        };
+        let now = time::now();
+        timer.set(now, || 1, start).expect("a thread");
+        none_but(&[1]);
+        none_but(&[]);
+        timer.set(now, || 2, || Ok(())).expect("it has a thread");
+        none_but(&[2]);
+        none_but(&[]);
+        let_it.send(()).expect("it is awaited");
+        thread.expect("it was started").join().expect("it goes");
+        assert!(heard.iter().all(|due| due.is_empty()));
     }
 
     #[test]
@@ -653,7 +661,7 @@ mod tests {
     #[test]
     fn without_a_thread_no_alarm_is_set() {
         let (timer, now) = timer();
-        let refused = timer.set(Some(now), || 7, || Err(io::Error::other("no thread")));
+        let refused = timer.set(now, || 7, || Err(io::Error::other("no thread")));
         assert!(refused.is_err());
         assert_eq!(ringing(&timer, now), []);
         set(&timer, now, 8);

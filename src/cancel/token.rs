@@ -144,6 +144,9 @@ impl CancellationToken {
     ///
     /// For a plain receive or send, [`recv`](Self::recv) and [`send`](Self::send) are shorter and faster.
     ///
+    /// A clone of the receiver disconnects also when the last clone of the token is dropped and no token below it is left,
+    /// though nobody cancelled: who keeps one keeps a clone of the token as long.
+    ///
     /// ```
     /// use taskmuster::CancellationToken;
     /// use taskmuster::crossbeam_channel::{select, unbounded};
@@ -250,6 +253,8 @@ impl Drop for DropGuard {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
+    use crossbeam_channel::TryRecvError;
+
     use super::*;
 
     #[test]
@@ -263,6 +268,16 @@ mod tests {
         drop(clone);
         assert!(left.upgrade().is_none());
         drop(parent);
+    }
+
+    #[test]
+    fn a_clone_of_the_receiver_disconnects_with_the_last_clone_of_its_token() {
+        let token = CancellationToken::new().child_token();
+        let (receiver, kept) = (token.cancelled().clone(), token.clone());
+        drop(token);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        drop(kept);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     }
 
     #[test]

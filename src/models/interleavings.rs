@@ -191,10 +191,10 @@ pub fn an_alarm_rings_or_was_moved() {
     let now = time::now();
     let later = now + Duration::from_secs(1);
     let timer = Arc::new(Timer::new());
-    let alarm = timer.set(Some(now), || 7_u8, || Ok(())).unwrap();
+    let alarm = timer.set(now, || 7_u8, || Ok(())).unwrap();
     let theirs = Arc::clone(&timer);
     let thread = thread::spawn(move || theirs.due(now).0.len());
-    let moved = timer.move_to(alarm, Some(later), |_| {});
+    let moved = timer.move_to(alarm, later, |_| {});
     let rang = thread.join().unwrap();
     assert_eq!(
         rang,
@@ -211,12 +211,30 @@ pub fn an_alarm_rings_or_was_moved() {
 pub fn an_alarm_is_taken_back_by_one_of_two_or_rings() {
     let now = time::now();
     let timer = Arc::new(Timer::new());
-    let alarm = timer.set(Some(now), || 7_u8, || Ok(())).unwrap();
+    let alarm = timer.set(now, || 7_u8, || Ok(())).unwrap();
     let (theirs, others) = (Arc::clone(&timer), Arc::clone(&timer));
     let thread = thread::spawn(move || theirs.due(now).0.len());
     let other = thread::spawn(move || usize::from(others.take_back(alarm).is_some()));
     let mine = usize::from(timer.take_back(alarm).is_some());
     assert_eq!(mine + thread.join().unwrap() + other.join().unwrap(), 1);
+}
+
+pub fn an_alarm_that_was_taken_off_is_not_taken_for_one_that_rang() {
+    let now = time::now();
+    let later = now + Duration::from_secs(1);
+    let (timer, kept) = (Arc::new(Timer::new()), Arc::new(AtomicUsize::new(1)));
+    let alarm = timer.set(now, || 7_u8, || Ok(())).unwrap();
+    let (theirs, others) = (Arc::clone(&timer), Arc::clone(&timer));
+    let forgets = Arc::clone(&kept);
+    let thread = thread::spawn(move || theirs.due(now).0.len());
+    let other = thread::spawn(move || {
+        let forget = || forgets.store(0, Ordering::Relaxed);
+        others.take_back_and(alarm, forget).is_some()
+    });
+    let is_late = !timer.move_to(alarm, later, |_| {}) && kept.load(Ordering::Relaxed) == 1;
+    let (rang, taken_off) = (thread.join().unwrap(), other.join().unwrap());
+    assert!(!taken_off || rang == 0, "taken off, and rang all the same");
+    assert!(!is_late || rang == 1, "called late, and did not ring");
 }
 
 pub fn a_token_of_two_parents_made_during_a_cancel_is_cancelled_and_has_its_cause() {

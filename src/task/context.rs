@@ -182,6 +182,9 @@ impl TaskContext {
     /// A receiver that never yields anything and disconnects when the task is asked to stop: for `select!`.
     ///
     /// For a plain receive or send, [`recv`](Self::recv) and [`send`](Self::send) are shorter and faster.
+    ///
+    /// A clone of the receiver disconnects also when the task has ended and nobody has its [`token`](Self::token) or one
+    /// below it: who keeps one keeps a clone of the token as long.
     #[track_caller]
     #[must_use]
     pub fn cancelled(&self) -> &Receiver<Infallible> {

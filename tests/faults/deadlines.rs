@@ -1,7 +1,9 @@
 //! Deadlines and clocks: faults 58 to 60.
 
-use std::fs;
-use std::process::Command;
+use std::env;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{self, Command};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -141,6 +143,45 @@ fn f058_a_deadline_moved_by_two_at_once_ends_where_one_of_them_put_it_or_came_be
 }
 
 #[test]
+fn f058_a_deadline_that_has_passed_comes_at_once_and_once_whether_there_was_one_before_or_not() {
+    let now = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    for had_one in [false, true] {
+        let set = || {
+            let token = CancellationToken::new();
+            if had_one {
+                token.set_timeout(hour).expect("a timer");
+            }
+            token
+        };
+        race(rounds(2_000, 50_000), set).between(
+            &[
+                &|token| token.set_timeout(Duration::ZERO).expect("a timer"),
+                &|token| token.set_deadline(now).expect("a timer"),
+            ],
+            |token, cancelled| {
+                assert_eq!(cancelled.iter().filter(|it| **it).count(), 1);
+                let cause = token.cause().expect("it is cancelled");
+                assert_eq!(cause.kind(), CauseKind::Deadline);
+                assert!(cause.at().is_some_and(|at| at.file() == file!()));
+                assert_eq!(token.deadline(), None);
+                assert!(!token.set_timeout(hour).expect("a timer"));
+            },
+        );
+        let (token, (tell, told)) = (set(), bounded(1));
+        let name = move || {
+            let name = thread::current().name().map(str::to_owned);
+            tell.send(name).expect("it is awaited");
+        };
+        token.on_cancel(name).keep();
+        assert!(token.set_timeout(Duration::ZERO).expect("a timer"));
+        assert!(token.is_cancelled(), "at once");
+        let name = told.recv_timeout(HANG).expect("it runs");
+        assert_eq!(name.as_deref(), Some("tm-callbacks"));
+    }
+}
+
+#[test]
 fn f058_a_thousand_deadlines_of_any_order_come_in_order_each_once_and_none_early() {
     let (tell, told) = unbounded();
     let start = Instant::now();
@@ -197,9 +238,9 @@ fn takes_deadlines_back() {
         match round {
             0 => drop(token),
             1 => drop(token.cancel()),
-            _ => drop((token.set_timeout(Duration::MAX), token)),
+            _ => assert!(token.set_timeout(Duration::MAX).expect("it has a timer")),
         }
-        until("the end of the thread", || !is_there());
+        until("the end of the thread", || !is_there()); // in the last round the token is still there
     }
 }
 
@@ -207,6 +248,56 @@ fn takes_deadlines_back() {
 #[cfg(target_os = "linux")]
 fn f058_the_thread_of_the_deadlines_goes_when_the_last_was_taken_back_however_far_away_it_was() {
     let exit = child::start("deadlines::takes_deadlines_back").exit();
+    assert!(
+        exit.stdout.contains("1 passed"),
+        "{}{}",
+        exit.stdout,
+        exit.stderr
+    );
+}
+
+/// A deadline whose callback blocks comes when no thread can be had, and then another one.
+#[test]
+#[ignore = "a role of a child process"]
+fn has_no_thread_for_its_callbacks() {
+    let gate = PathBuf::from(env::var_os("FAULTS_GATE").expect("the test says where"));
+    let token = CancellationToken::new();
+    let hour = Duration::from_secs(3_600);
+    token.set_timeout(hour).expect("a timer"); // its thread is there now
+    let ((release, released), (tell, told)) = (bounded::<()>(1), bounded(1));
+    let blocks = move || {
+        let came = released.recv_timeout(HANG);
+        let name = thread::current().name().map(str::to_owned);
+        tell.send((came, name)).expect("it is awaited");
+    };
+    token.on_cancel(blocks).keep();
+    File::create(&gate).expect("a file");
+    let moment = Duration::from_millis(1);
+    assert!(token.set_timeout(moment).expect("a timer"));
+    assert!(token.wait_timeout(HANG / 2).is_some());
+    let other = CancellationToken::new()
+        .child_with_timeout(moment)
+        .expect("the timer has its thread");
+    assert!(other.wait_timeout(HANG / 2).is_some(), "it is held up");
+    assert!(told.is_empty());
+    fs::remove_file(&gate).expect("it was there");
+    release.send(()).expect("it is awaited");
+    let (came, name) = told.recv_timeout(HANG).expect("it runs");
+    assert_eq!((came, name.as_deref()), (Ok(()), Some("tm-callbacks")));
+}
+
+#[test]
+fn f058_without_a_thread_for_callbacks_deadlines_come_and_the_callbacks_later() {
+    let Some(shim) = Shim::without_threads() else {
+        return;
+    };
+    let gate = format!("gate-deadlines-{}", process::id());
+    let gate = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(gate);
+    let mut role = child::role("deadlines::has_no_thread_for_its_callbacks");
+    shim.under(&mut role);
+    role.env("FAULTS_GATE", &gate);
+    let exit = child::program::Program::start(&mut role).exit();
+    drop(fs::remove_file(&gate));
     assert!(
         exit.stdout.contains("1 passed"),
         "{}{}",
@@ -343,7 +434,7 @@ fn f059_a_wall_clock_that_jumps_by_days_moves_no_deadline() {
 
 #[test]
 fn f059_no_source_of_the_library_names_the_wall_clock() {
-    let mut pending = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut pending = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut seen = 0;
     while let Some(path) = pending.pop() {
         if path.is_dir() {
@@ -434,7 +525,7 @@ fn begins_and_ends() {
         let report = manager.shutdown().expect("a report");
         assert!(report.is_clean(), "{report}");
     }
-    std::process::exit(0)
+    process::exit(0)
 }
 
 #[test]

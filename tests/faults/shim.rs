@@ -21,11 +21,35 @@ impl Shim {
             .ok()
     }
 
+    /// Has no thread created while the file `FAULTS_GATE` exists, or so many times as `FAULTS_REFUSALS` says.
+    pub(crate) fn without_threads() -> Option<Self> {
+        Self::compile("no-threads", NO_THREADS)
+    }
+
     /// Has the command load it first.
     pub(crate) fn under(&self, command: &mut Command) {
         command.env("LD_PRELOAD", &self.0);
     }
 }
+
+/// While the file `FAULTS_GATE` exists no thread can be created, or `FAULTS_REFUSALS` times not.
+const NO_THREADS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *data) {
+    static atomic_int refused;
+    static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    const char *gate = getenv("FAULTS_GATE"), *most = getenv("FAULTS_REFUSALS");
+    if (gate && access(gate, F_OK) == 0 && atomic_fetch_add(&refused, 1) < (most ? atoi(most) : 1 << 30)) return EAGAIN;
+    if (!real) real = dlsym(RTLD_NEXT, "pthread_create");
+    return real(thread, attributes, start, data);
+}
+"#;
 
 fn compile(name: &str, source: &str) -> Result<Shim, String> {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {

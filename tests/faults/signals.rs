@@ -825,25 +825,6 @@ fn f093_three_signals_within_microseconds_in_any_order_are_three() {
 
 // ---- 94: the thread that hears signals cannot be started ----
 
-/// While a file exists no thread can be created, or so many times not.
-const NO_THREADS: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <unistd.h>
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *data) {
-    static atomic_int refused;
-    static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    const char *gate = getenv("FAULTS_GATE"), *most = getenv("FAULTS_REFUSALS");
-    if (gate && access(gate, F_OK) == 0 && atomic_fetch_add(&refused, 1) < (most ? atoi(most) : 1 << 30)) return EAGAIN;
-    if (!real) real = dlsym(RTLD_NEXT, "pthread_create");
-    return real(thread, attributes, start, data);
-}
-"#;
-
 /// Asks for signals when no thread can be had.
 #[test]
 #[ignore = "a role of a child process"]
@@ -895,7 +876,7 @@ fn hears_nothing() {
 #[test]
 fn f094_without_a_thread_for_signals_there_is_an_error_and_what_comes_is_swallowed_until_it_is_tried_again()
  {
-    let Some(shim) = Shim::compile("no-threads", NO_THREADS) else {
+    let Some(shim) = Shim::without_threads() else {
         return;
     };
     let played = |number: usize, how: &str| {
