@@ -208,15 +208,17 @@ impl Node {
     }
 
     /// The last holder will only look from now on: takes back what its going would take back. Whoever comes to hold the
-    /// node at this moment finds it so.
+    /// node at this moment finds it so. What is to be done on a cancel that has come is the canceller's: he may not have
+    /// collected it yet.
     pub(crate) fn retire(&self) {
         // Acquire pairs with the leaving of the other holders.
-        if self.holders.load(Ordering::Acquire) == 1 {
-            self.take_alarm_back();
-            let watch = self.watch.get();
-            if let Some(callbacks) = watch.and_then(|watch| watch.callbacks.get()) {
-                callbacks.give_up();
-            }
+        if self.holders.load(Ordering::Acquire) > 1 || self.is_cancelled() {
+            return;
+        }
+        self.take_alarm_back();
+        let watch = self.watch.get();
+        if let Some(callbacks) = watch.and_then(|watch| watch.callbacks.get()) {
+            callbacks.give_up();
         }
     }
 
@@ -753,6 +755,29 @@ mod tests {
         let set = |at| late.set_deadline(at, Location::caller(), None);
         assert!(matches!(set(None), Ok(false)));
         assert!(matches!(set(Some(time::now() + hour)), Ok(false)));
+    }
+
+    #[test]
+    fn who_retires_gives_up_what_is_to_be_done_unless_it_is_due() {
+        let register = |node: &Node| {
+            let callback = Callback::new(Box::new(|| ()), Location::caller());
+            node.on_cancel(&callback).expect("it is not cancelled");
+            callback
+        };
+        let nodes: [_; 3] = std::array::from_fn(|_| Node::root());
+        let callbacks = nodes.each_ref().map(|node| register(node));
+        let [retired, held, cancelled] = nodes;
+        held.hold();
+        // As its canceller leaves it who has not collected anything yet.
+        drop(cancelled.mark(Some(Cause::request())));
+        for node in [&retired, &held, &cancelled] {
+            node.retire();
+        }
+        let kept = callbacks.each_ref().map(|it| Arc::strong_count(it) > 1);
+        assert_eq!(kept, [false, true, true]);
+        let mut due = Vec::new();
+        cancelled.wake(&mut due);
+        assert_eq!(due.len(), 1);
     }
 
     #[test]
