@@ -24,7 +24,9 @@ impl Drop for Occupant {
         let Some(context) = self.context.take() else {
             return;
         };
-        if context.record().ledger().is_forked() {
+        let record = context.record();
+        // Who was forked has not told the log of its end; to ask for it costs a call into the kernel.
+        if !record.is_past_logger() && record.ledger().is_forked() {
             // Whatever it holds is another process's, and behind locks that may be held for ever.
             let _left = ManuallyDrop::new(context);
             return;

@@ -98,18 +98,17 @@ fn end_of_body<T>(
         return Outcome::Cancelled(cause);
     }
     let context = TaskContext::new(record, group);
-    let result = body(&context);
-    if record.ledger().is_forked() {
-        // The books are those of another process: this copy of the thread ends without them.
-        unwind::discard(result);
-        return Outcome::Completed;
-    }
-    match result {
+    match body(&context) {
         Ok(value) => {
             slot.put(Content::Value(value));
             Outcome::Completed
         }
         Err(error) => {
+            // In a fork nobody is asked whose cancel this is: tokens have locks, which may be held for ever.
+            if record.ledger().is_forked() {
+                unwind::discard(error);
+                return Outcome::Completed;
+            }
             if let Some(cancelled) = context.own_cancelled(&*error) {
                 return Outcome::Cancelled(cancelled.cause());
             }
@@ -122,6 +121,7 @@ fn end_of_body<T>(
 
 fn conclude(record: &Arc<Record>, group: &Group, outcome: &Outcome, thread: Thread) {
     if record.ledger().is_forked() {
+        // The books are those of another process: this copy of the thread ends without them.
         return;
     }
     let failed = outcome.is_failure();
