@@ -203,8 +203,8 @@ crate::base::sync::checker::lazy_static! {
     static ref CREW_ROOM: CrewRoom = CrewRoom(Monitor::new(Crew::new()));
 }
 
-/// The threads that run the callbacks that no program line set going: they come when there is work and go when there was none for a while.
-/// When all are busy and work is left, a stand-in watches, and joins them if they are stuck.
+/// The threads that run the callbacks that no program line set going: they come when there is work and go when there was
+/// none for a while. When all are busy and work is left, a stand-in watches, and joins them if they are stuck.
 struct CrewRoom(Monitor<Crew>);
 
 /// One is called at a time; who comes and takes a callback calls the next for the rest, since the callback may block.
@@ -230,31 +230,24 @@ enum Call {
     StandIn,
 }
 
-/// Has `callbacks`, and whatever still waits for a thread, run by threads that may block.
+/// Has `callbacks`, and whatever still waits for a thread, run by threads that may block; tells `client` of the end of
+/// each.
 ///
 /// # Errors
 /// When there is no thread to be had: what waits is kept, and handed over by the next call, be it with no callbacks.
-pub(crate) fn hand_over(callbacks: Vec<Arc<Callback>>) -> io::Result<()> {
-    let order = |callback| Order {
-        callback,
-        client: None,
-    };
-    CREW_ROOM.take(callbacks.into_iter().map(order))
-}
-
-/// The same, and tells `client` of the end of each.
-///
-/// # Errors
-/// When there is no thread to be had: somebody who may block is to [work off](work_off) what waits.
-pub(crate) fn hand_over_for(
-    client: &Arc<dyn Client>,
+pub(crate) fn hand_over(
     callbacks: Vec<Arc<Callback>>,
+    client: Option<&Arc<dyn Client>>,
 ) -> io::Result<()> {
-    let order = |callback| Order {
-        callback,
-        client: Some(Arc::clone(client)),
-    };
-    CREW_ROOM.take(callbacks.into_iter().map(order))
+    let mut crew = CREW_ROOM.0.lock();
+    crew.queue
+        .extend(callbacks.into_iter().map(|callback| Order {
+            callback,
+            client: client.map(Arc::clone),
+        }));
+    let call = crew.call();
+    drop(crew);
+    CREW_ROOM.make(&call)
 }
 
 /// Runs what waits for a thread of the crew.
@@ -263,14 +256,6 @@ pub(crate) fn work_off() {
 }
 
 impl CrewRoom {
-    fn take(&self, orders: impl Iterator<Item = Order>) -> io::Result<()> {
-        let mut crew = self.0.lock();
-        crew.queue.extend(orders);
-        let call = crew.call();
-        drop(crew);
-        self.make(&call)
-    }
-
     fn make(&self, call: &Call) -> io::Result<()> {
         match call {
             Call::Nobody => Ok(()),
@@ -481,7 +466,7 @@ mod tests {
         let counter = Arc::default();
         let callbacks: Vec<_> = (0..100).map(|_| counting(&counter)).collect();
         for pair in callbacks.chunks(2) {
-            hand_over(pair.to_vec()).expect("there is room for a thread");
+            hand_over(pair.to_vec(), None).expect("there is room for a thread");
         }
         for callback in &callbacks {
             callback.wait();
@@ -537,7 +522,7 @@ mod tests {
         let theirs = Arc::clone(&gate);
         let opener = Callback::new(Box::new(move || assert!(theirs.open())), Location::caller());
         let callbacks: Vec<_> = (0..blocking).map(blocked).chain([opener]).collect();
-        hand_over(callbacks.clone()).expect("there is room for a thread");
+        hand_over(callbacks.clone(), None).expect("there is room for a thread");
         for callback in &callbacks {
             callback.wait();
         }

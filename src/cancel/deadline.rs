@@ -117,7 +117,7 @@ impl CancellationToken {
         let Some(due) = self.node().cancel(cause) else {
             return false;
         };
-        if !due.is_empty() && callback::hand_over(due.clone()).is_err() {
+        if !due.is_empty() && callback::hand_over(due.clone(), None).is_err() {
             // Without a thread the caller runs its own, as whoever cancels does.
             for callback in due {
                 callback.run();

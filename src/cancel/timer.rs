@@ -471,7 +471,7 @@ pub(crate) fn set(at: Instant, fuse: impl FnOnce() -> Fuse) -> io::Result<Alarm>
 /// is called once for all, so that the more come at a time the less each of them costs.
 fn ring_all(fuses: Vec<Fuse>) -> bool {
     let ring = |fuse: Fuse| fuse.target.ring(fuse.set_at, fuse.set_by);
-    callback::hand_over(fuses.into_iter().flat_map(ring).collect()).is_ok()
+    callback::hand_over(fuses.into_iter().flat_map(ring).collect(), None).is_ok()
 }
 
 /// See [`Timer::move_to`].

@@ -764,11 +764,14 @@ impl<'a> Drain<'a> {
                 counts.live -= 1;
                 counts.add(outcome);
             }
-            let mut diagnosis = known.remove(&record.id).filter(|_| !standing.is_gone);
-            if let Some(stale) = diagnosis.take_if(|it| standing.has_ended && !it.has_ended()) {
-                drop(stale);
-                diagnosis = Some(self.diagnose_one(&record, false, time::now()));
-            }
+            let diagnosis = match known.remove(&record.id) {
+                _ if standing.is_gone => None,
+                // It has ended since.
+                Some(before) if standing.has_ended && !before.has_ended() => {
+                    Some(self.diagnose_one(&record, false, time::now()))
+                }
+                diagnosis => diagnosis,
+            };
             tasks.push(self.row(record, standing, diagnosis));
         }
         let took = time::now().saturating_duration_since(self.demand.since);
@@ -893,9 +896,7 @@ mod tests {
     use crate::base::sync::{mailbox, start_thread};
     use crate::cancel::cause::{Cause, CauseKind};
     use crate::cancel::token::CancellationToken;
-
     use crate::status::state::End;
-
     use crate::task::record::Birth;
     use crate::task::registry::{ROOT, Settings, Thread};
 

@@ -23,11 +23,14 @@ use crate::task::record::{Ledger, Record};
 /// |---|---|
 /// | 0 | everybody stopped, and no failure was left unread |
 /// | 1 | a critical task or the body of `run` failed, a failure was read by nobody, or there was no manager to be had |
-/// | 2 | a task did not stop or a [callback](crate::CancellationToken::on_cancel) was not over in time; who was in announced [foreign](crate::TaskContext::foreign) code does not count |
+/// | 2 | a task did not stop or a [callback] was not over in time; announced [foreign] code does not count |
 /// | 130 | the third signal ended the process, without a report; or the first did, when no manager was open (any more) |
 ///
 /// A second signal when no manager is open any more changes neither the report nor the code: the first has stopped the
 /// program, and both are on their way.
+///
+/// [callback]: crate::CancellationToken::on_cancel
+/// [foreign]: crate::TaskContext::foreign
 ///
 /// ```
 /// use taskmuster::{Manager, ShutdownReport};

@@ -386,7 +386,7 @@ impl Registry {
         under_way.extend(callbacks.iter().map(with_key));
         drop(under_way);
         let client = Arc::clone(self) as Arc<dyn Client>;
-        if callback::hand_over_for(&client, callbacks).is_err() {
+        if callback::hand_over(callbacks, Some(&client)).is_err() {
             self.send(Errand::run(What::Callbacks, callback::work_off));
         }
     }

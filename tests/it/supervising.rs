@@ -498,40 +498,21 @@ fn a_child_that_is_not_ready_when_the_supervisor_is_stopped_is_stopped_in_its_tu
 }
 
 #[test]
-fn a_child_that_has_cancelled_its_own_group_is_down_for_good() {
-    let manager = manager();
-    let (family, supervisor) = Family::new(Strategy::OneForAll, 2);
-    let leaver = Child::new("leaver", |ctx| {
-        ctx.group().cancel();
-        Err(ctx.wait().into())
-    });
-    let supervisor = manager
-        .task("leavers")
-        .supervise(supervisor.child(leaver))
-        .expect("started");
-    assert_eq!(family.diary.take(), up(0..2));
-    let deadline = Instant::now() + HANG;
-    while manager.counts().cancelled == 0 {
-        assert!(Instant::now() < deadline, "it does not leave");
-        std::thread::yield_now();
-    }
-    family.order(0, "fail");
-    assert_eq!(family.diary.wait_for(3), [down([1]), up([0, 1])].concat());
-    family.order(0, "complete");
-    family.order(1, "complete");
-    supervisor.join_timeout(HANG).expect("completed");
-}
-
-#[test]
 fn a_child_that_was_cancelled_is_down_for_good_whoever_else_is_restarted() {
-    for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+    let ways: [fn(&TaskContext) -> bool; 2] =
+        [|ctx| ctx.token().cancel(), |ctx| ctx.group().cancel()];
+    let strategies = [Strategy::OneForAll, Strategy::RestForOne];
+    for (strategy, leave) in strategies
+        .iter()
+        .flat_map(|it| ways.map(|leave| (*it, leave)))
+    {
         let manager = manager();
         let (family, supervisor) = Family::new(strategy, 2);
         let starts = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&starts);
         let leaver = Child::new("leaver", move |ctx| {
             *counter.lock() += 1;
-            ctx.token().cancel();
+            leave(ctx);
             Err(ctx.wait().into())
         });
         let supervisor = manager
