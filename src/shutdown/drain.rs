@@ -766,8 +766,10 @@ impl<'a> Drain<'a> {
             }
             let diagnosis = match known.remove(&record.id) {
                 _ if standing.is_gone => None,
-                // It has ended since.
-                Some(before) if standing.has_ended && !before.has_ended() => {
+                // It has ended since. Who was let go in foreign code stays so: nobody has waited for its thread.
+                Some(before)
+                    if standing.has_ended && !before.has_ended() && !before.is_foreign() =>
+                {
                     Some(self.diagnose_one(&record, false, time::now()))
                 }
                 diagnosis => diagnosis,
@@ -897,7 +899,7 @@ mod tests {
     use crate::cancel::cause::{Cause, CauseKind};
     use crate::cancel::token::CancellationToken;
     use crate::status::state::End;
-    use crate::task::record::Birth;
+    use crate::task::record::{Birth, SectionKind};
     use crate::task::registry::{ROOT, Settings, Thread};
 
     /// A manager without a warden, and with one task that is only a record.
@@ -973,6 +975,34 @@ mod tests {
         let report = drain.conclude();
         let diagnosis = report.tasks()[0].diagnosis().expect("it has a thread");
         assert_eq!(diagnosis.stage, diagnosis::Stage::Logging);
+        let thread = start_thread("task".to_owned(), None, || ()).expect("a thread");
+        registry.attach(task, thread);
+        registry.depart(task);
+        stage.close();
+    }
+
+    #[test]
+    fn who_was_let_go_in_foreign_code_and_has_ended_since_is_no_straggler() {
+        let stage = Stage::new();
+        let (registry, task) = (&stage.registry, &stage.task);
+        let section = Arc::new(Section {
+            kind: SectionKind::Foreign,
+            what: Arc::from("a call"),
+            since: time::now(),
+            until: Deadline::after(Duration::ZERO),
+            is_own: true,
+        });
+        task.enter_section(&section);
+        registry.ledger.enter_foreign();
+        let mut drain = stage.drain();
+        while !matches!(drain.turn(), Turn::Over) {}
+        task.leave_section(&section);
+        registry.end(task, Outcome::Completed, time::now(), Thread::ToBeJoined);
+        let report = drain.conclude();
+        assert!(
+            report.tasks()[0].is_foreign() && report.is_clean(),
+            "{report}"
+        );
         let thread = start_thread("task".to_owned(), None, || ()).expect("a thread");
         registry.attach(task, thread);
         registry.depart(task);
