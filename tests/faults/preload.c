@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -34,6 +36,81 @@ enum command {
     HIDE_PROC,
     COARSE_CLOCK,
 };
+
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+    *__libc_memalign(size_t, size_t);
+
+/* ---- forks, and a lock of Rust's own ---- */
+
+/*
+ * Rust's std keeps a table of its threads for what it says of a stack overflow, and locks it in the first and the last
+ * moments of each. A copy made while another thread holds that lock cannot end a thread any more, whatever the library
+ * does. So a fork waits until no thread is there: from its start until it has an alternate signal stack, and from when
+ * it gives that up until its start routine returns.
+ */
+static atomic_int in_std, forks, has_table;
+static __thread __attribute__((tls_model("initial-exec"))) int is_in_std;
+
+static void enter_std(void)
+{
+    for (;;) {
+        while (atomic_load(&forks))
+            usleep(50);
+        atomic_fetch_add(&in_std, 1);
+        if (!atomic_load(&forks))
+            break;
+        atomic_fetch_sub(&in_std, 1);
+    }
+    is_in_std = 1;
+}
+
+static void leave_std(void)
+{
+    if (is_in_std) {
+        is_in_std = 0;
+        atomic_fetch_sub(&in_std, 1);
+    }
+}
+
+int sigaltstack(const stack_t *restrict new, stack_t *restrict old)
+{
+    atomic_store(&has_table, 1);
+    int gives_up = new && new->ss_flags & SS_DISABLE;
+    if (gives_up)
+        enter_std();
+    int failed = syscall(SYS_sigaltstack, new, old);
+    if (new && !gives_up)
+        leave_std();
+    return failed;
+}
+
+struct start {
+    void *(*routine)(void *);
+    void *argument;
+};
+
+static void *begin(void *start)
+{
+    struct start this = *(struct start *)start;
+    free(start);
+    if (atomic_load(&has_table))
+        enter_std();
+    void *result = this.routine(this.argument);
+    leave_std();
+    return result;
+}
+
+static pid_t fork_outside_std(void)
+{
+    atomic_store(&forks, 1);
+    while (atomic_load(&in_std))
+        usleep(50);
+    pid_t child = fork();
+    if (child == 0)
+        atomic_store(&in_std, 0);
+    atomic_store(&forks, 0);
+    return child;
+}
 
 /* ---- threads that cannot be created ---- */
 
@@ -67,7 +144,13 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
             return EAGAIN;
         }
     }
-    int failed = real(thread, attributes, start, argument);
+    struct start *whole = __libc_malloc(sizeof *whole);
+    if (!whole)
+        return EAGAIN;
+    *whole = (struct start){start, argument};
+    int failed = real(thread, attributes, begin, whole);
+    if (failed)
+        free(whole);
     if (!failed && atomic_load(&linger))
         usleep(1000 * atomic_load(&linger));
     return failed;
@@ -84,9 +167,6 @@ static int threads_from_now_on(int command, int which)
 /* ---- memory that is counted ---- */
 
 #define LARGE (1 << 20)
-
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
-    *__libc_memalign(size_t, size_t);
 
 static __thread __attribute__((tls_model("initial-exec"))) int allocations;
 static atomic_int large_allocations;
@@ -199,7 +279,7 @@ pid_t getsid(pid_t process)
         atomic_store(&linger, argument);
         return 0;
     case FORK:
-        return fork();
+        return fork_outside_std();
     case ALLOCATIONS:
         return allocations;
     case LARGE_ALLOCATIONS:
