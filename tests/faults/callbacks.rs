@@ -434,6 +434,16 @@ fn f049_a_callback_of_a_group_that_failed_holds_up_no_callback_of_another_group(
     let (release, released) = bounded::<()>(0);
     let (there, ready) = bounded(2);
     let [blocking, unblocked] = ["blocking", "unblocked"].map(|name| manager.group(name));
+    let (unblock, blocked) = bounded::<()>(1);
+    unblocked.token().on_cancel(move || drop(unblock)).keep();
+    let reader = unblocked.spawn("reader", {
+        let there = there.clone();
+        move |_| {
+            there.send(())?;
+            Ok(blocked.recv_timeout(HANG))
+        }
+    });
+    ready.recv_timeout(HANG).expect("it runs");
     blocking
         .token()
         .on_cancel(move || {
@@ -441,9 +451,6 @@ fn f049_a_callback_of_a_group_that_failed_holds_up_no_callback_of_another_group(
             let _ = released.recv();
         })
         .keep();
-    let (unblock, blocked) = bounded::<()>(1);
-    unblocked.token().on_cancel(move || drop(unblock)).keep();
-    let reader = unblocked.spawn("reader", move |_| Ok(blocked.recv_timeout(HANG)));
     let fails = |group: &Group| {
         let task = group.task("fails").on_failure(OnFailure::StopGroup);
         task.spawn::<()>(|_| Err("on purpose".into()))
