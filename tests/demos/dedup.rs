@@ -11,6 +11,7 @@ use taskmuster::{Manager, TaskContext, TaskResult};
 use crate::findings::Findings;
 use crate::options::{Options, Request};
 use crate::output::tell;
+use crate::printable::printable;
 
 #[path = "dedup/catalogue.rs"]
 mod catalogue;
@@ -24,6 +25,8 @@ mod options;
 mod output;
 #[path = "dedup/platform.rs"]
 mod platform;
+#[path = "dedup/printable.rs"]
+mod printable;
 #[path = "dedup/progress.rs"]
 mod progress;
 #[path = "dedup/walk.rs"]
@@ -47,7 +50,7 @@ fn dedup(options: &Options) -> ExitCode {
     let missing = options.unreadable_roots();
     if !missing.is_empty() {
         for (root, error) in missing {
-            tell(format_args!("cannot read {}: {error}", root.display()));
+            tell(format_args!("cannot read {}: {error}", printable(root)));
         }
         return ExitCode::FAILURE;
     }

@@ -170,7 +170,10 @@ fn unreadable_files_are_counted_named_up_to_twenty_and_never_fatal() {
     tree.file("a", "twins");
     tree.file("b", "twins");
     for number in 0..25 {
-        tree.file(&format!("short/a name of some length {number}"), "twins");
+        tree.file(
+            &format!("short/a name of some\u{7}length {number}"),
+            "twins",
+        );
     }
     tree.move_to_the_longest_path("short");
     let absolute = tree.root.as_os_str(); // relative paths would be shorter
@@ -180,6 +183,7 @@ fn unreadable_files_are_counted_named_up_to_twenty_and_never_fatal() {
     exit.assert_says("could not be read: 25\n");
     exit.assert_says("and 5 more");
     assert_eq!(exit.stderr.matches("File name too long").count(), 20);
+    assert_eq!(exit.stderr.matches("some\\u{7}length").count(), 20);
 }
 
 #[test]
@@ -277,9 +281,9 @@ fn a_path_that_does_not_exist_is_an_error_and_nothing_is_searched() {
     let tree = Tree::new("missing");
     tree.file("a", "x");
     tree.file("b", "x");
-    let exit = Program::start(dedup(&tree).args([".", "nowhere", "a/b"])).exit();
+    let exit = Program::start(dedup(&tree).args([".", "no\u{1b}where", "a/b"])).exit();
     exit.assert_code(1);
-    exit.assert_says("dedup: cannot read nowhere: No such file or directory");
+    exit.assert_says("dedup: cannot read no\\u{1b}where: No such file or directory");
     exit.assert_says("dedup: cannot read a/b: Not a directory");
     assert_eq!(exit.stdout, "");
 }

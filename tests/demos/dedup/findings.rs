@@ -10,6 +10,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use parking_lot::Mutex;
 
 use crate::catalogue::{Catalogue, FileId, Job};
+use crate::printable::printable;
 
 /// How many unreadable files are named; the others are only counted.
 const NAMED: usize = 20;
@@ -82,7 +83,7 @@ impl Findings {
         let canonical = canonical(path);
         let mut unreadable = self.unreadable.lock();
         if unreadable.paths.insert(canonical) && unreadable.named.len() < NAMED {
-            let line = format!("{}: {reason}", path.display());
+            let line = format!("{}: {reason}", printable(path));
             unreadable.named.push(line);
         }
     }

@@ -2,12 +2,12 @@
 
 use std::fmt::Arguments;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 
 use indicatif::{BinaryBytes, HumanCount};
 
 use crate::findings::{Findings, Group};
 use crate::options::{Format, HELP};
+use crate::printable::printable;
 
 /// Says something on standard error; if nobody listens there, nobody can be told so either.
 pub(crate) fn tell(message: Arguments<'_>) {
@@ -48,19 +48,6 @@ fn print_text(out: &mut dyn Write, group: &Group) -> io::Result<()> {
         writeln!(out, "  {}", printable(file))?;
     }
     Ok(())
-}
-
-/// A path with its control characters escaped: raw they would break the line, or drive the terminal.
-fn printable(path: &Path) -> String {
-    let mut text = String::new();
-    for c in path.to_string_lossy().chars() {
-        if c.is_control() {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    text
 }
 
 fn print_json(out: &mut dyn Write, group: &Group) -> io::Result<()> {
