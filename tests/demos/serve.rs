@@ -1,7 +1,7 @@
 //! A blocking HTTP service that ends well: `serve --help`.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,14 +27,16 @@ mod worker;
 const HELP: &str = "\
 Serves HTTP and counts its visitors, over restarts too.
 
-Usage: serve [--listen ADDR] [--state FILE]
+Usage: serve [--listen ADDR] [--state FILE] [--drain N]
 
   --listen ADDR  where to listen, 127.0.0.1:8080 without it; port 0 takes a free one
   --state FILE   where the count is kept, serve.count in the temporary directory without it
+  --drain N      how many seconds what was begun may take, 20 without it
 
   /              a visit, which is counted
   /count         how many there were
   /slow?ms=N     an answer that takes N ms of work
+  /slow?until=F  an answer that takes until there is a file F in the working directory
   /livez         whether the process lives
   /readyz        whether it takes requests; /healthz is the same
 
@@ -47,7 +49,7 @@ Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
 /// Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(25);
 
-/// What part of it requests in flight may take.
+/// What part of it requests in flight may take, if nothing else is said.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// How long a start may take.
@@ -63,18 +65,21 @@ const QUEUE: usize = 64;
 struct Options {
     listen: String,
     state: PathBuf,
+    drain: Duration,
 }
 
 fn main() -> ShutdownReport {
     command_line::print_help_if_asked(HELP);
     taskmuster::logging::init();
-    let manager = Manager::builder().grace(GRACE).drain(DRAIN);
-    manager.history(0).run(serve) // no rows in the report for clients who were gone before
+    let options = parse(env::args_os().skip(1));
+    let drain = options.as_ref().map_or(DRAIN, |options| options.drain);
+    let manager = Manager::builder().grace(GRACE).drain(drain);
+    // No rows in the report for clients who were gone before.
+    manager.history(0).run(|manager| serve(manager, options?))
 }
 
-fn serve(manager: &Manager) -> TaskResult {
+fn serve(manager: &Manager, options: Options) -> TaskResult {
     manager.handle_signals()?;
-    let options = parse(env::args_os().skip(1))?;
     let visits = Arc::new(Visits::load(options.state)?);
 
     // What is made first stops last: the state is written when nobody is left to change it.
@@ -137,6 +142,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> TaskResult<Options> {
     let mut options = Options {
         listen: "127.0.0.1:8080".to_owned(),
         state: env::temp_dir().join("serve.count"),
+        drain: DRAIN,
     };
     while let Some(argument) = arguments.next() {
         let what = || format!("{} what?", argument.to_string_lossy());
@@ -145,6 +151,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> TaskResult<Options> {
             // No address is anything but text: what becomes of another one is refused where it is listened to.
             Some("--listen") => options.listen = value()?.to_string_lossy().into_owned(),
             Some("--state") => options.state = value()?.into(),
+            Some("--drain") => options.drain = seconds(&value()?)?,
             _ => return Err(command_line::unknown(&argument)),
         }
     }
@@ -152,4 +159,10 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> TaskResult<Options> {
         return Err("--state needs the name of a file".into());
     }
     Ok(options)
+}
+
+fn seconds(text: &OsStr) -> TaskResult<Duration> {
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    let seconds = number.map(Duration::from_secs);
+    seconds.ok_or_else(|| format!("{} is no number of seconds", text.to_string_lossy()).into())
 }

@@ -1,11 +1,10 @@
 //! A client of an HTTP service, to whom no missing byte is lost.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Nothing here takes that long; an answer that does is none, and the test says so.
-const HANG: Duration = Duration::from_secs(20);
+use crate::program::Patience;
 
 /// One connection.
 pub(crate) struct Client {
@@ -25,17 +24,15 @@ pub(crate) struct Answer {
 /// Why there is no complete answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// Refused, closed or reset before the first byte of an answer: the request was never read.
-    Refused,
+    /// Refused, closed or reset before the first byte of an answer, as it says: the request was never read.
+    Refused(String),
     /// Something came, and not all of it.
     Truncated(String),
 }
 
 impl Client {
     pub(crate) fn connect(address: &str) -> Result<Self, Lost> {
-        let stream = TcpStream::connect(address).map_err(|_| Lost::Refused)?;
-        let limits = stream.set_read_timeout(Some(HANG));
-        limits.expect("the timeout is not zero");
+        let stream = TcpStream::connect(address).map_err(|error| refused(&error))?;
         Ok(Self {
             stream,
             received: Vec::new(),
@@ -60,7 +57,7 @@ impl Client {
 
     pub(crate) fn send(&mut self, text: &str) -> Result<(), Lost> {
         let sent = self.stream.write_all(text.as_bytes());
-        sent.map_err(|_| Lost::Refused)
+        sent.map_err(|error| refused(&error))
     }
 
     pub(crate) fn answer(&mut self) -> Result<Answer, Lost> {
@@ -103,24 +100,40 @@ impl Client {
 
     /// Whether the service has closed the connection in order, with nothing left to read.
     pub(crate) fn is_at_end(&mut self) -> bool {
-        self.received.is_empty() && matches!(self.stream.read(&mut [0]), Ok(0))
+        self.received.is_empty() && matches!(self.read(&mut [0]), Ok(0))
+    }
+
+    /// What comes next. An answer that takes too long is none, and the test says so.
+    fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        let mut patience = Patience::new();
+        loop {
+            let (read, goes_on) = patience.wait(|limit| {
+                self.stream.set_read_timeout(Some(limit))?;
+                self.stream.read(block)
+            });
+            match read {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    assert!(goes_on, "no answer, and no end of it");
+                }
+                read => return read,
+            }
+        }
     }
 
     fn receive(&mut self) -> Result<(), Lost> {
         let mut block = [0; 4096];
-        let lost = match self.stream.read(&mut block) {
+        let lost = match self.read(&mut block) {
             Ok(0) => "closed".to_owned(),
             Ok(length) => {
                 self.received.extend_from_slice(&block[..length]);
                 return Ok(());
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                panic!("no answer within {HANG:?}");
-            }
             Err(error) => error.to_string(),
         };
         Err(if self.received.is_empty() {
-            Lost::Refused
+            Lost::Refused(lost)
         } else {
             self.truncated(&lost)
         })
@@ -134,6 +147,10 @@ impl Client {
     fn truncated(&self, what: &str) -> Lost {
         Lost::Truncated(format!("{what}{}", String::from_utf8_lossy(&self.received)))
     }
+}
+
+fn refused(error: &io::Error) -> Lost {
+    Lost::Refused(error.to_string())
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
@@ -159,7 +176,7 @@ fn half_a_head_half_a_body_and_a_byte_too_many_are_truncations() {
 
 #[test]
 fn no_byte_at_all_is_a_refusal_and_all_bytes_are_an_answer() {
-    assert_eq!(answer_to("").err(), Some(Lost::Refused));
+    assert!(matches!(answer_to(""), Err(Lost::Refused(_))));
     let answer = answer_to("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345");
     assert_eq!(answer.expect("it is complete").body, "12345");
 }

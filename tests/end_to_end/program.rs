@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Nothing here takes that long; a program that does hangs, and the test says so.
 const HANG: Duration = Duration::from_secs(20);
 
+/// The longest of the waits of which that is made up.
+const WAIT: Duration = Duration::from_millis(100);
+
 /// Under `target/`; what the programs leave behind is no concern of the user's temporary directory.
 const TEMPORARY: &str = env!("CARGO_TARGET_TMPDIR");
 
@@ -34,10 +37,42 @@ pub(crate) fn path_of(example: &str) -> PathBuf {
     path
 }
 
+/// What is left of the time until something counts as hanging. It is used up in short waits: a machine that stands still
+/// for half a minute is no program that hangs.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    left: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self { left: HANG }
+    }
+
+    /// Waits once, for no longer than it is told; `false` when the patience is at its end.
+    pub(crate) fn wait<T>(&mut self, wait: impl FnOnce(Duration) -> T) -> (T, bool) {
+        let begin = Instant::now();
+        let waited = wait(WAIT);
+        let took = begin.elapsed().min(WAIT);
+        self.left = self.left.saturating_sub(took);
+        (waited, !self.left.is_zero())
+    }
+}
+
+/// Looks again and again, until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut patience = Patience::new();
+    while !is_so() {
+        let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_millis(1)));
+        assert!(goes_on, "{what}");
+    }
+}
+
 /// A running program; dropping it kills it.
 ///
 /// Both of its output streams are collected line by line from the start, so it never blocks on a full pipe,
-/// and every failure shows what it had printed until then.
+/// and every failure of its test shows what it had printed until then.
 #[derive(Debug)]
 pub(crate) struct Program {
     child: Child,
@@ -137,8 +172,12 @@ impl Program {
         self.signals(&[name]);
     }
 
-    /// Sends several signals within microseconds: the shell's own `kill`, no process in between.
+    /// Sends several signals, which come at once: the program stands still until the last of them is sent.
     pub(crate) fn signals(&self, names: &[&str]) {
+        let names = match names {
+            [_] => names.to_vec(),
+            _ => [&["STOP"], names, &["CONT"]].concat(),
+        };
         let kills: Vec<String> = names
             .iter()
             .map(|name| format!("kill -{name} {}", self.pid))
@@ -148,11 +187,7 @@ impl Program {
             .args(["-c", &script])
             .status()
             .expect("sh starts");
-        assert!(
-            status.success(),
-            "`{script}` failed\n{}",
-            self.output.printed()
-        );
+        assert!(status.success(), "`{script}` failed");
     }
 
     /// Waits for the end of the program: both streams closed, then the exit status.
@@ -172,12 +207,16 @@ impl Program {
     }
 
     fn fail(&self, why: &str) -> ! {
-        panic!("{why}\n{}{}", threads_of(self.pid), self.output.printed())
+        let threads = threads_of(self.pid);
+        panic!("{why}\n{threads}{}", self.output.take_printed())
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprint!("{}", self.output.take_printed());
+        }
         if let Ok(None) = self.child.try_wait() {
             if self.pid != self.child.id() {
                 drop(
@@ -269,7 +308,7 @@ impl Output {
 
     /// Waits for what `look` finds; gives up when nothing can come any more, or when it hangs.
     fn wait_until<T>(&self, look: impl Fn(&Printed) -> Option<T>) -> Result<T, &'static str> {
-        let deadline = Instant::now() + HANG;
+        let mut patience = Patience::new();
         let mut printed = self.lock();
         loop {
             if let Some(found) = look(&printed) {
@@ -278,15 +317,11 @@ impl Output {
             if printed.open == 0 {
                 return Err("the program has ended");
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let (waited, goes_on) = patience.wait(|limit| self.grown.wait_timeout(printed, limit));
+            printed = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if !goes_on {
                 return Err("it hangs");
             }
-            printed = self
-                .grown
-                .wait_timeout(printed, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
         }
     }
 
@@ -296,9 +331,13 @@ impl Output {
         lines.fold(String::new(), |text, (_, line)| text + line + "\n")
     }
 
-    fn printed(&self) -> String {
-        let printed = self.lock();
-        let lines = printed.lines.iter();
+    /// All lines that nobody was shown yet.
+    fn take_printed(&self) -> String {
+        let lines = std::mem::take(&mut self.lock().lines);
+        if lines.is_empty() {
+            return String::new();
+        }
+        let lines = lines.iter();
         lines.fold(String::from("it printed:\n"), |text, (stream, line)| {
             text + &format!("{stream:?}: {line}\n")
         })

@@ -1,5 +1,6 @@
 //! The workers, and the desk where clients hand in what they ask.
 
+use std::path::Path;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -36,11 +37,12 @@ impl Desk {
 
     /// Waits for an answer; `None` if the desk is closed, or a worker had to stop.
     pub(crate) fn ask(&self, ctx: &TaskContext, target: Target) -> Option<Response> {
-        log::debug!("asking for {target}");
+        let asked = target.to_string();
         let (answer, response) = bounded(1);
         let jobs = self.jobs.lock().clone()?;
         ctx.send(&jobs, Job { target, answer }).ok()?;
         drop(jobs);
+        log::debug!("asked for {asked}"); // which is in the queue now, and was not before
         // Not `ctx.recv`: whether a stop leaves time for the answer is up to the worker, who may have counted a visit.
         response.recv().ok()
     }
@@ -64,14 +66,23 @@ fn respond(ctx: &TaskContext, target: &Target, visits: &Visits) -> Result<Respon
     Ok(match target.path() {
         "/" => Response::ok(format!("you are visitor {}\n", visits.add())),
         "/count" => Response::ok(format!("{}\n", visits.count())),
-        "/slow" => match target.query().strip_prefix("ms=").map(str::parse) {
-            Some(Ok(ms)) => {
-                // Not cut by a stop, unless the time to drain is over.
-                ctx.sleep(Duration::from_millis(ms))?;
-                Response::ok(format!("{ms} ms of work\n"))
-            }
-            _ => Response::new("400 Bad Request", "how many ms?\n"),
-        },
+        "/slow" => work_slowly(ctx, target.query())?,
         _ => Response::new("404 Not Found", "there is no such page\n"),
     })
+}
+
+/// Is not cut by a stop, unless the time to drain is over.
+fn work_slowly(ctx: &TaskContext, query: &str) -> Result<Response, Cancelled> {
+    let is_name = |name: &&str| !name.is_empty() && !name.contains('/');
+    if let Some(name) = query.strip_prefix("until=").filter(is_name) {
+        while !Path::new(name).exists() {
+            ctx.sleep(Duration::from_millis(10))?;
+        }
+        return Ok(Response::ok(format!("{name} is there\n")));
+    }
+    let Some(Ok(ms)) = query.strip_prefix("ms=").map(str::parse) else {
+        return Ok(Response::new("400 Bad Request", "how many ms?\n"));
+    };
+    ctx.sleep(Duration::from_millis(ms))?;
+    Ok(Response::ok(format!("{ms} ms of work\n")))
 }
