@@ -50,7 +50,7 @@ fn main() -> ShutdownReport {
         manager.spawn("socket", socket)?;
         manager.spawn("accept", accept)?;
         manager.spawn("child", child)?;
-        manager.spawn("stdin", stdin)?;
+        manager.task("stdin").spawn_ready(LONG, stdin)?;
         lock(manager)?;
         drop(writeln!(io::stderr(), "all wait: press Ctrl-C")); // if nobody reads it, it waits all the same
         drop(manager.wait());
@@ -134,6 +134,7 @@ fn child(ctx: &TaskContext) -> TaskResult {
 /// Nothing unblocks a read of the terminal: it is announced, listed in the report, and not waited for.
 fn stdin(ctx: &TaskContext) -> TaskResult {
     let read = ctx.foreign("the terminal", Duration::ZERO, || {
+        ctx.ready(); // who is stopped before it began is not in there
         io::stdin().read(&mut [0; 64])
     });
     log::info!("standard input gave {} bytes", read?);

@@ -13,6 +13,10 @@ const READY: &str = "ready:";
 /// The saver has begun: a task that is asked to stop before it began never begins.
 const SAVING: &str = "saving to";
 const DEAF: &str = "I listen to nobody";
+/// The heartbeat, the last of the tasks, has begun.
+const BEAT: &str = "primes below";
+/// As long as any test takes, in seconds.
+const FOR_EVER: &str = "3600";
 
 #[test]
 fn ctrl_c_stops_every_task_and_exits_with_0() {
@@ -47,6 +51,8 @@ fn the_primes_below_a_number_are_all_those_below_it() {
     let directory = Directory::new("primes");
     let program = Program::start(primes(&[]).env("TMPDIR", &directory.path));
     program.wait_for_line("uploaded"); // some blocks are counted by then
+    program.wait_for_line(SAVING);
+    program.wait_for_line(BEAT);
     program.signal("INT");
     let exit = program.exit();
     exit.assert_code(0);
@@ -120,17 +126,11 @@ fn ctrl_c_while_main_sits_in_join_stops_every_task() {
 
 #[test]
 fn a_second_ctrl_c_cuts_a_long_grace_short() {
-    let program = deaf_program(&mut stubborn_primes("60"));
-    let begin = Instant::now();
+    let program = deaf_program(&mut stubborn_primes(FOR_EVER));
     program.signal("INT");
     program.wait_for_line("stopping ");
     program.signal("INT");
     let exit = program.exit();
-    assert!(
-        begin.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begin.elapsed()
-    );
     exit.assert_code(2);
     assert_complete(&exit);
     exit.assert_says("stubborn");
@@ -139,17 +139,10 @@ fn a_second_ctrl_c_cuts_a_long_grace_short() {
 #[test]
 fn three_signals_exit_with_130_at_once() {
     let directory = Directory::new("forced"); // for the file that nobody finishes
-    let mut command = stubborn_primes("60");
+    let mut command = stubborn_primes(FOR_EVER);
     let program = deaf_program(command.env("TMPDIR", &directory.path));
-    let begin = Instant::now();
     program.signals(&["INT", "TERM", "HUP"]); // different ones: two equal ones at once arrive as one
-    let exit = program.exit();
-    assert!(
-        begin.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begin.elapsed()
-    );
-    exit.assert_code(130);
+    program.exit().assert_code(130);
 }
 
 #[test]
@@ -204,16 +197,17 @@ fn sigterm_stops_a_background_job() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_error_changes_neither_the_end_nor_the_exit_code() {
-    for (arguments, rendezvous, code) in
-        [(vec![], "primes below", 0), (vec!["--stubborn"], DEAF, 2)]
-    {
+    for (arguments, rendezvous, grace, code) in [
+        (vec![], BEAT, FOR_EVER, 0),
+        (vec!["--stubborn"], DEAF, "1", 2),
+    ] {
         let full = File::options()
             .write(true)
             .open("/dev/full")
             .expect("Linux has it");
         let mut command = primes(&arguments);
         let program = Program::start_without(
-            command.env("TASKMUSTER_GRACE", "1").stderr(full),
+            command.env("TASKMUSTER_GRACE", grace).stderr(full),
             &[Stream::Stderr],
         );
         program.wait_for_line(rendezvous);
@@ -227,7 +221,7 @@ fn a_standard_error_nobody_reads_changes_neither_the_end_nor_the_exit_code() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let program = Program::start_without(primes(&[]).stderr(writer), &[Stream::Stderr]);
-    program.wait_for_line("primes below");
+    program.wait_for_line(BEAT);
     program.signal("INT");
     program.exit().assert_code(0);
 }
@@ -239,7 +233,7 @@ fn closed_streams_change_neither_the_end_nor_the_exit_code() {
         .args(["-c", "exec \"$0\" 2>&-"])
         .arg(path_of("primes"));
     let program = Program::start_without(shell.stderr(Stdio::null()), &[Stream::Stderr]);
-    program.wait_for_line("primes below");
+    program.wait_for_line(BEAT);
     program.signal("TERM");
     program.exit().assert_code(0);
 }
@@ -346,6 +340,7 @@ struct Directory {
 impl Directory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("taskmuster-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&path)); // of a run with the same number that was killed
         fs::create_dir_all(&path).expect("the temp dir is writable");
         Self { path }
     }

@@ -1,26 +1,19 @@
 //! The demo `timeouts`: every way to wait, ended by Ctrl-C.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::program::{Program, Stream, path_of};
 
 #[test]
 fn every_wait_ends_at_once_and_what_nothing_can_stop_is_listed() {
     // Nobody ever writes to it, and it stays open until the test is over.
-    let mut silence = Command::new("sleep");
-    let mut silence = silence
-        .arg("1000")
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("sleep");
-    let stdin = silence.stdout.take().expect("a pipe");
+    let (stdin, silence) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(path_of("timeouts"));
     let program = Program::start_without(command.stdin(stdin), &[Stream::Stdin]);
     program.wait_for_line("all wait");
     program.signal("INT");
     let exit = program.exit();
-    drop(silence.kill());
-    drop(silence.wait());
+    drop(silence);
     exit.assert_code(0);
     for name in [
         "sleep", "channel", "select", "socket", "accept", "child", "holder", "waiter",
