@@ -11,7 +11,7 @@ use taskmuster::crossbeam_channel::{bounded, select, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, Manager, Outcome};
 
 /// A hang fails after this.
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(120);
 
 const ROUNDS: usize = 10_000;
 
@@ -526,17 +526,19 @@ fn a_token_of_several_parents_that_is_made_while_one_is_cancelled_is_cancelled()
 #[test]
 fn short_lived_tokens_of_several_parents_leave_nothing_in_them() {
     let (one, two) = (CancellationToken::new(), CancellationToken::new());
+    let left = Arc::new(());
     for round in 0..100_000 {
         let any = CancellationToken::any([&one, &two]);
+        let held = Arc::clone(&left);
+        any.on_cancel(move || drop(held)).keep();
         if round % 3 == 0 {
             any.cancel();
         }
     }
-    // Were they still there, this would cancel and count them.
+    assert_eq!(Arc::strong_count(&left), 1, "some are still there");
     let survivor = CancellationToken::any([&one, &two]);
-    let start = Instant::now();
     one.cancel();
-    assert!(survivor.is_cancelled() && start.elapsed() < Duration::from_secs(2));
+    assert!(survivor.is_cancelled());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use taskmuster::{
     Schedule, SpawnFailure, TaskHandle, TimeoutError, Trigger,
 };
 
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(120);
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{BoxError, JoinError, Manager, OnFailure, ScopeError, SpawnFailure, TaskResult};
 
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(120);
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")
@@ -70,15 +70,18 @@ fn scoped_tasks_are_in_the_books_and_the_scope_is_over_only_when_they_are() {
     let over = AtomicBool::new(false);
     let name = manager.scope("outer", |scope| {
         let (there, ready) = bounded(1);
+        let (go, going) = bounded::<()>(1);
         let over = &over;
         scope.spawn("slow", move |ctx| {
             there.send(ctx.name().to_owned())?;
+            going.recv()?;
             std::thread::sleep(Duration::from_millis(20));
             over.store(true, Ordering::SeqCst);
             Ok(())
         })?;
         let name = ready.recv_timeout(HANG)?;
         assert!(manager.tasks().iter().any(|task| *task.name == *name));
+        go.send(())?;
         Ok(name)
     });
     assert_eq!(name.expect("a value"), "outer/slow");

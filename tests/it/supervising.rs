@@ -12,7 +12,7 @@ use taskmuster::{
     Supervisor, TaskContext, TaskResult,
 };
 
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(120);
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")
@@ -63,7 +63,8 @@ fn child(number: usize, diary: &Diary, orders: &Receiver<&'static str>) -> Child
             }
         }
     };
-    Child::new(number.to_string(), body).ready_within(HANG)
+    let child = Child::new(number.to_string(), body);
+    child.ready_within(HANG).grace(HANG)
 }
 
 struct Family {
@@ -162,6 +163,9 @@ fn children_that_complete_are_down_and_those_that_are_permanent_are_not() {
         .expect("started");
     assert_eq!(family.diary.take(), up(0..3));
     family.order(0, "complete");
+    while manager.counts().live > 3 {
+        std::thread::yield_now(); // or the stop could come before the order
+    }
     order.send("complete").expect("it listens");
     assert_eq!(
         family.diary.wait_for(1),
@@ -630,6 +634,16 @@ fn a_permanent_error_is_not_tried_again_by_any_supervisor_above() {
 
 #[test]
 fn what_a_child_that_was_not_ready_in_time_ends_with_is_no_unread_failure() {
+    // On a busy machine not even the first start is in time, which is that of the supervisor.
+    let times = [50, 1_000, 20_000].map(Duration::from_millis);
+    let has_started = times
+        .into_iter()
+        .any(is_restarted_when_it_is_not_ready_within);
+    assert!(has_started, "it never starts");
+}
+
+/// `false` if it did not start at all.
+fn is_restarted_when_it_is_not_ready_within(time: Duration) -> bool {
     let manager = manager();
     let starts = Arc::new(Mutex::new(0));
     let counter = Arc::clone(&starts);
@@ -650,15 +664,20 @@ fn what_a_child_that_was_not_ready_in_time_ends_with_is_no_unread_failure() {
         ctx.recv(&ordered)?;
         Err("was told to".into())
     };
-    let child = Child::new("slow", body).ready_within(Duration::from_millis(50));
-    let supervisor = Supervisor::new(Strategy::OneForOne).restart(quickly());
+    let child = Child::new("slow", body).ready_within(time).grace(HANG);
+    let restart = Restart::on_failure().backoff(Backoff::none()).unlimited();
+    let supervisor = Supervisor::new(Strategy::OneForOne).restart(restart);
     let supervisor = manager.task("late").supervise(supervisor.child(child));
-    drop(supervisor.expect("started"));
+    let Ok(supervisor) = supervisor else {
+        return false;
+    };
+    drop(supervisor);
     assert_eq!(told.recv_timeout(HANG), Ok(1));
     order.send(()).expect("it listens");
     assert_eq!(told.recv_timeout(HANG), Ok(3));
     let report = manager.shutdown().expect("a report");
     assert!(report.is_clean(), "{report}");
+    true
 }
 
 #[test]
