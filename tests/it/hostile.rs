@@ -309,6 +309,13 @@ fn the_grace_of_one_task_does_not_cut_that_of_the_others_in_its_group() {
 
 #[test]
 fn a_group_that_is_asked_late_has_its_cpu_measured_too() {
+    // On a busy machine there may be no time for two looks: then once more, with more time.
+    let times = [2, 10, 60].map(Duration::from_secs);
+    let is_measured = times.into_iter().any(is_cpu_measured_within);
+    assert!(is_measured, "nobody has measured it");
+}
+
+fn is_cpu_measured_within(time: Duration) -> bool {
     let manager = manager();
     let stop = Arc::new(AtomicBool::new(false));
     let (early, late) = (manager.group("early"), manager.group("late"));
@@ -333,15 +340,13 @@ fn a_group_that_is_asked_late_has_its_cpu_measured_too() {
     for _ in 0..2 {
         ready.recv_timeout(HANG).expect("they run");
     }
-    let report = manager
-        .shutdown_timeout(Duration::from_secs(2))
-        .expect("a report");
+    let report = manager.shutdown_timeout(time).expect("a report");
     stop.store(true, Ordering::Relaxed);
-    let straggler = report.stragglers().next().expect("the spinner");
+    let mut stragglers = report.stragglers();
+    let straggler = stragglers.find(|task| task.name() == "early/spinner");
+    let straggler = straggler.expect("the spinner");
     let diagnosis = straggler.diagnosis().expect("it did not stop");
-    if cfg!(target_os = "linux") {
-        assert!(diagnosis.cpu.is_some(), "{report}");
-    }
+    diagnosis.cpu.is_some() || cfg!(not(target_os = "linux"))
 }
 
 #[test]
