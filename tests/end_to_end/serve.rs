@@ -670,6 +670,7 @@ impl State {
         let mut command = Command::new(path_of("serve"));
         command.args(["--listen", address, "--state"]);
         command.arg(self.path()).env("RUST_BACKTRACE", "0");
+        command.env("TASKMUSTER_GRACE", FOR_EVER); // a machine may stand still for a minute
         command
     }
 
