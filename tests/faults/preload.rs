@@ -2,7 +2,7 @@
 //!
 //! A role that runs under the shim has `preload.c` between itself and the C library, and tells it what to do.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command as Process;
 use std::sync::OnceLock;
@@ -129,8 +129,9 @@ pub(crate) fn in_a_fork(work: impl FnOnce(&Fork)) {
 
 const WELL: &str = "all went well";
 
-/// A copy does everything at once or hangs.
-const FORK_HANGS: Duration = Duration::from_secs(15);
+/// How often a copy is waited for, which does everything at once or hangs. Each wait takes a second, however long the
+/// machine stands still in it.
+const WAITS: usize = 15;
 
 impl Fork {
     pub(crate) fn say(&self, what: &str) {
@@ -166,10 +167,19 @@ fn die() -> ! {
 impl Waits {
     #[track_caller]
     pub(crate) fn until_it_is_well(mut self) {
-        let time_out = self.said.set_read_timeout(Some(FORK_HANGS));
+        let time_out = self.said.set_read_timeout(Some(Duration::from_secs(1)));
         time_out.expect("a socket has a timeout");
-        let mut said = String::new();
-        let read = self.said.read_to_string(&mut said);
+        let mut said = Vec::new();
+        let mut read = || self.said.read_to_end(&mut said);
+        let is_waiting = |read: &io::Result<_>| {
+            let error = read.as_ref().err().map(io::Error::kind);
+            matches!(error, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+        };
+        let mut waits = (1..WAITS).map(|_| read());
+        let ended = waits.find(|read| !is_waiting(read));
+        drop(waits);
+        let read = ended.unwrap_or_else(read);
+        let said = String::from_utf8_lossy(&said);
         let _ = kill(self.child, Signal::SIGKILL);
         let _ = waitpid(self.child, None);
         let is_well = read.is_ok() && said.lines().last() == Some(WELL);
