@@ -59,7 +59,8 @@ pub(crate) fn assert_all_ended_once(counts: TaskCounts, ends: &Receiver<TaskEnd>
     assert!(ends.is_empty(), "an end was told of that is none");
 }
 
-/// Waits for who has not ended although the shutdown is over.
+/// Waits until the books are closed over all tasks: for who has not ended although the shutdown is over, and because a
+/// join may return a moment before that.
 pub(crate) fn until_nobody_lives(manager: &Manager) {
     let begin = Instant::now();
     while manager.counts().live > 0 {

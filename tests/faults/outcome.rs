@@ -28,7 +28,10 @@ use taskmuster::{
     ShutdownError, TaskContext, TaskHandle, TaskResult, TaskState,
 };
 
-use crate::books::{HANG, arrives, assert_all_ended_once, assert_balanced, manager, rounds, soon};
+use crate::books::{
+    HANG, arrives, assert_all_ended_once, assert_balanced, manager, rounds, soon,
+    until_nobody_lives,
+};
 use crate::child;
 use crate::child::program::{Exit, Program};
 use crate::logger;
@@ -310,6 +313,7 @@ fn f001_any_mixture_of_ends_is_counted_exactly() {
         for (ending, look, handle) in spawned {
             assert_ended_as(ending, look(&manager, handle));
         }
+        until_nobody_lives(&manager);
         assert_eq!(Tally::of(&manager, helped), tally);
         assert!(manager.shutdown().expect("a report").is_clean());
         assert_all_ended_once(manager.counts(), &ends);
@@ -524,6 +528,7 @@ fn leaves_payloads_whose_drop_panics() {
         .and_then(|payload| payload.downcast().ok());
     let bomb: Box<Bomb> = bomb.expect("what it panicked with");
     std::mem::forget(bomb);
+    until_nobody_lives(&manager);
     assert_eq!(manager.counts().panicked, 2);
 }
 
@@ -630,6 +635,7 @@ fn f004_whatever_panics_at_the_end_of_the_body_makes_the_task_panicked() {
         Err(JoinError::Panicked(_))
     ));
     let count = bodies.len() as u64 + 3;
+    until_nobody_lives(&manager);
     assert_eq!(
         (manager.counts().panicked, manager.counts().completed),
         (count, 0)
@@ -1300,6 +1306,10 @@ fn f015_a_task_outlives_whoever_started_it_and_stays_listed() {
     for _ in names {
         arrives(&ready);
     }
+    // Their parents have been joined, which may be a moment before the books are closed over them.
+    until("the end of their parents", || {
+        manager.counts().live == names.len() as u64
+    });
     let listed = manager.tasks();
     let listed: Vec<&str> = listed.iter().map(|task| &*task.name).collect();
     assert_eq!(listed, names);
@@ -1411,15 +1421,7 @@ fn fails_and_nobody_reads_it() {
         "task `late` failed: after all",
     ] {
         // The line follows the end.
-        let deadline = Instant::now() + HANG;
-        while said.with(words).is_empty() {
-            assert!(
-                Instant::now() < deadline,
-                "nobody said {words:?}: {:?}",
-                said.with("")
-            );
-            thread::yield_now();
-        }
+        until(words, || !said.with(words).is_empty());
         let lines = said.with(words);
         assert!(matches!(&*lines, [(Level::Error, _)]), "{lines:?}");
     }

@@ -25,7 +25,9 @@ use taskmuster::{
     Timetable,
 };
 
-use crate::books::{HANG, arrives, assert_all_ended_once, assert_balanced, rounds, soon};
+use crate::books::{
+    HANG, arrives, assert_all_ended_once, assert_balanced, rounds, soon, until_nobody_lives,
+};
 use crate::child;
 use crate::logger;
 use crate::nasty::{Bomb, text_of};
@@ -360,7 +362,7 @@ const ACTS: [(&str, Act); 20] = [
             Ok(())
         });
         drop(soon(manager, &handle.expect("spawned")));
-        assert!(manager.tasks().is_empty(), "a section was not left");
+        until_nobody_lives(manager);
     }),
     ("a scope", |manager, mines| {
         let borrowed = mines.dropped("the drop of something that was borrowed", Caller);

@@ -217,10 +217,11 @@ impl Drop for Dying<'_> {
                 "wait for all",
                 !cancelled || matches!(manager.wait(), Waited::Cancelled(_)),
             ),
-            (
-                "list",
-                manager.tasks().len() == 1 && manager.counts().live == 1,
-            ),
+            ("list", {
+                // An heir was joined, which may be a moment before the books are closed over it.
+                until("the end of the heirs", || manager.counts().live == 1);
+                manager.tasks().len() == 1
+            }),
             ("cancel", ctx.token().cancel() != cancelled),
             ("shutdown", manager.shutdown().is_err()),
         ];

@@ -294,7 +294,7 @@ fn cannot_even_be_built() {
         matches!(error.failure(), StartFailure::NotSpawned(_)),
         "{error}"
     );
-    assert!(manager.tasks().is_empty());
+    until_nobody_lives(&manager);
     assert_eq!(
         (manager.counts().spawned, manager.counts().cancelled),
         (2, 2)
@@ -1182,9 +1182,12 @@ fn spawns_in_its_logger_and_its_panic_hook() {
     let report = manager.shutdown().expect("a report");
     assert!(report.is_clean(), "{report}");
     assert_balanced(manager.counts());
+    // Whoever has spawned one counts it a moment later.
+    until("the count of all", || {
+        manager.counts().spawned == 50 + SPAWNED.load(Ordering::SeqCst)
+    });
     let spawned = SPAWNED.load(Ordering::SeqCst);
     assert!((50..1_000).contains(&spawned), "{spawned}");
-    assert_eq!(manager.counts().spawned, 50 + spawned);
 }
 
 #[test]
@@ -1242,6 +1245,7 @@ fn f030_after_the_shutdown_every_spawn_is_refused_at_once_and_for_ever() {
         thread::yield_now();
     }
     assert!(soon(&manager, &straggler).expect("a value"));
+    until_nobody_lives(&manager);
     let counts = manager.counts();
     assert_eq!((counts.spawned, counts.completed), (1, 1));
     // What was refused there is good for a new manager.
@@ -1373,7 +1377,9 @@ fn f032_names_may_be_used_twice_and_numbers_are_never() {
             soon(&manager, handle),
             Err(JoinError::Cancelled { .. })
         ));
-        assert_eq!(manager.tasks().len(), 59 - number);
+        until("its end in the books", || {
+            manager.tasks().len() == 59 - number
+        });
     }
     let new = manager.spawn("twin", |ctx| Ok(ctx.id())).expect("spawned");
     let id = soon(&manager, &new).expect("a number");
@@ -1476,12 +1482,7 @@ fn f033_no_name_forges_a_line_or_keeps_a_thread_from_starting() {
         Ok(())
     });
     ran.expect("it holds for all");
-    let names: Vec<String> = manager
-        .tasks()
-        .iter()
-        .map(|task| task.name.to_string())
-        .collect();
-    assert_eq!(names, Vec::<String>::new());
+    until_nobody_lives(&manager);
     assert!(manager.shutdown().expect("a report").is_clean());
 }
 
