@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::hint::black_box;
 use std::io;
+use std::iter;
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic;
 use std::path::Path;
@@ -954,7 +955,9 @@ fn counts_its_allocations() {
         let asked = Cell::new(0);
         let free = |what: &str, work: &mut dyn FnMut()| {
             work(); // what is made at the first use
-            let count = allocations_of(|| (0..100).for_each(|_| work()));
+            let hundred = || allocations_of(|| (0..100).for_each(|_| work()));
+            // Or at the first use that has to wait.
+            let count = iter::repeat_with(hundred).take(3).min().unwrap_or_default();
             asked.set(asked.get() + count);
             if count > 0 {
                 eprintln!("{what} has asked for {count} pieces of memory in 100 calls");
@@ -1214,25 +1217,26 @@ fn f014_a_task_may_end_before_its_spawn_returns() {
 #[ignore = "a role under the shim"]
 fn spawns_slowly() {
     let manager = manager();
-    tell(Command::Linger, 10);
-    let ended_before = (0..30)
-        .filter(|round| {
-            let round = *round;
-            let handle = manager.spawn("quick", move |_| Ok(round)).expect("spawned");
-            let has_ended = handle.is_finished();
-            if has_ended {
-                let state = handle.status().state;
-                assert!(
-                    matches!(state, TaskState::Exiting | TaskState::Ended),
-                    "{state}"
-                );
-                assert!(!handle.cancel());
-            }
-            assert_eq!(soon(&manager, &handle).expect("a value"), round);
-            has_ended
-        })
-        .count();
-    assert!(ended_before > 0, "the shim holds nobody up");
+    let (mut hold_up, mut ended_before) = (10, 0);
+    while ended_before < 30 {
+        tell(Command::Linger, hold_up);
+        let handle = manager.spawn("quick", |_| Ok(7)).expect("spawned");
+        if handle.is_finished() {
+            ended_before += 1;
+            let state = handle.status().state;
+            assert!(
+                matches!(state, TaskState::Exiting | TaskState::Ended),
+                "{state}"
+            );
+            assert!(!handle.cancel());
+        } else {
+            // The machine is busy with others.
+            hold_up *= 2;
+            assert!(hold_up < 100_000, "the shim holds nobody up");
+        }
+        assert_eq!(soon(&manager, &handle).expect("a value"), 7);
+    }
+    tell(Command::Linger, 0);
     assert!(manager.shutdown().expect("a report").is_clean());
     assert_balanced(manager.counts());
 }
