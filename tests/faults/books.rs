@@ -69,6 +69,20 @@ pub(crate) fn until_nobody_lives(manager: &Manager) {
     }
 }
 
+/// Does something until it comes out right, a few times at most: for what a machine that is busy elsewhere may spoil now
+/// and then, and a fault each time.
+#[track_caller]
+pub(crate) fn in_some_try<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let mut spoilt = Vec::new();
+    for _ in 0..5 {
+        match attempt() {
+            Ok(right) => return right,
+            Err(why) => spoilt.push(why),
+        }
+    }
+    panic!("{what} comes out wrong each time: {}", spoilt.join("\n"))
+}
+
 /// Whether the slow proofs are asked for.
 pub(crate) fn is_long() -> bool {
     env::var_os("TASKMUSTER_LONG").is_some()
