@@ -2,7 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,11 +87,11 @@ fn f061_shields_nested_ended_by_panics_and_kept_beyond_their_end_hear_what_they_
 #[test]
 fn f061_a_shield_without_end_is_bound_by_the_deadline_of_the_shutdown() {
     let manager = manager();
-    let (there, ready) = bounded(1);
+    let ((there, ready), (release, released)) = (bounded(1), bounded::<()>(0));
     let task = manager.spawn("for ever", move |ctx| {
-        Ok(ctx.shield(Duration::MAX, |ctx| {
+        Ok(ctx.shield(Duration::MAX, |_| {
             there.send(())?;
-            drop(ctx.wait_timeout(Duration::from_millis(700)));
+            let _ = released.recv();
             Ok(())
         })?)
     });
@@ -106,6 +106,7 @@ fn f061_a_shield_without_end_is_bound_by_the_deadline_of_the_shutdown() {
         report.to_string().contains("has been in a shield for"),
         "{report}"
     );
+    drop(release);
     let task = task.expect("spawned");
     until("the end", || task.is_finished());
     assert!(task.join().is_ok(), "and late it completes");
@@ -261,18 +262,19 @@ fn f063_in_a_destructor_while_unwinding_everything_returns_and_nothing_panics() 
 fn f064_who_never_checks_is_told_from_who_checked_once_and_from_who_does_not_listen() {
     let manager = manager();
     let open = Arc::new(AtomicBool::new(false));
+    let ignored = Arc::new(AtomicUsize::new(0));
     let (there, ready) = bounded(3);
     let mut lines = Vec::new();
     for name in ["never", "once", "deaf"] {
-        let (open, there) = (Arc::clone(&open), there.clone());
+        let (open, ignored, there) = (Arc::clone(&open), Arc::clone(&ignored), there.clone());
         let task = manager.spawn(name, move |ctx| {
             if name != "never" {
                 drop(ctx.checkpoint());
             }
             there.send(())?;
             while !open.load(Ordering::SeqCst) {
-                if name == "deaf" {
-                    drop(ctx.checkpoint());
+                if name == "deaf" && ctx.checkpoint().is_err() {
+                    ignored.fetch_add(1, Ordering::SeqCst);
                 }
                 thread::sleep(Duration::from_millis(1));
             }
@@ -283,6 +285,8 @@ fn f064_who_never_checks_is_told_from_who_checked_once_and_from_who_does_not_lis
     for _ in 0..3 {
         ready.recv_timeout(HANG).expect("they run");
     }
+    manager.request_shutdown("with time enough to ignore it");
+    until("some checkpoints", || ignored.load(Ordering::SeqCst) > 10);
     let report = manager
         .shutdown_timeout(Duration::from_millis(500))
         .expect("a report");
