@@ -44,6 +44,14 @@ fn at_most(restarts: u32) -> Restart {
     at_once().limit(restarts, HOUR)
 }
 
+/// A child that has all the time in the world to stop, and to be gone before it is started again.
+fn patient_child(
+    name: &str,
+    body: impl FnMut(&TaskContext) -> TaskResult + Send + 'static,
+) -> Child {
+    Child::new(name, body).grace(HANG)
+}
+
 /// A supervisor of one child.
 fn family(restart: Restart, child: Child) -> Supervisor {
     Supervisor::new(Strategy::OneForOne)
@@ -145,13 +153,13 @@ const STORMS: [(&str, u32, Storm); 7] = [
         soon(manager, &task).expect("it ends well");
     }),
     ("children", 2_000, |manager, tally| {
-        let child = Child::new("child", move |_| tally.fail_or_panic());
+        let child = patient_child("child", move |_| tally.fail_or_panic());
         let task = manager.task("storm").supervise(family(at_once(), child));
         soon(manager, &task.expect("started")).expect("it ends well");
     }),
     ("families", 1_000, |manager, tally| {
-        let fails = Child::new("fails", move |_| tally.fail_or_panic()).permanent();
-        let waits = Child::new("waits", |ctx| Err(ctx.wait().into()));
+        let fails = patient_child("fails", move |_| tally.fail_or_panic()).permanent();
+        let waits = patient_child("waits", |ctx| Err(ctx.wait().into()));
         let supervisor = Supervisor::new(Strategy::OneForAll).restart(at_once().limit(999, HOUR));
         let task = manager
             .task("storm")
@@ -160,9 +168,9 @@ const STORMS: [(&str, u32, Storm); 7] = [
         assert_eq!(attempts, 1_000);
     }),
     ("supervisors", 500, |manager, tally| {
-        let fails = Child::new("fails", move |_| tally.fail_or_panic());
+        let fails = patient_child("fails", move |_| tally.fail_or_panic());
         let mut inner = family(Restart::never(), fails);
-        let outer = Child::new("inner", move |ctx| inner.run(ctx, "inner"));
+        let outer = patient_child("inner", move |ctx| inner.run(ctx, "inner"));
         let task = manager.task("storm").supervise(family(at_once(), outer));
         soon(manager, &task.expect("started")).expect("it ends well");
     }),
@@ -207,7 +215,7 @@ fn f037_a_storm_of_a_hundred_thousand_failures_leaves_no_memory_behind() {
 #[ignore = "a role of a child process"]
 fn is_given_up_and_pauses() {
     panic::set_hook(Box::new(|_| {}));
-    let (manager, begin) = (manager(), usage::processor_time());
+    let manager = manager();
     // Without a word about a limit there is one.
     let restart = Restart::on_failure().backoff(Backoff::none());
     let task = manager.task("restarted").restart(restart.clone());
@@ -218,7 +226,7 @@ fn is_given_up_and_pauses() {
     let fails = || Err::<(), _>("at once".into());
     let task = manager
         .task("child")
-        .supervise(family(restart, Child::new("c", move |_| fails())));
+        .supervise(family(restart, patient_child("c", move |_| fails())));
     assert_eq!(gave_up(&manager, &task.expect("started")).0, 6);
     // Those who wait for another attempt need no processor for that.
     for (name, pause) in PAUSES {
@@ -226,6 +234,7 @@ fn is_given_up_and_pauses() {
         drop(pause(manager.root_group(), name, beats.clone()));
         arrives(&beats.began);
     }
+    let begin = usage::processor_time();
     thread::sleep(Duration::from_millis(600));
     let spent = usage::processor_time().saturating_sub(begin);
     eprintln!("{spent:?} of CPU");
@@ -338,8 +347,8 @@ const PAUSES: [(&str, Pause); 9] = [
     ("of a supervisor", |group, name, beats| {
         let supervisor = Supervisor::new(Strategy::OneForAll)
             .restart(in_an_hour())
-            .child(Child::new("waits", |ctx| Err(ctx.wait().into())))
-            .child(Child::new("fails", move |_| beats.fail()));
+            .child(patient_child("waits", |ctx| Err(ctx.wait().into())))
+            .child(patient_child("fails", move |_| beats.fail()));
         group.task(name).supervise(supervisor).expect("started")
     }),
     ("of a job", |group, name, beats| {
@@ -445,7 +454,7 @@ const WITHOUT_PAUSE: [(&str, Attempts); 6] = [
         task.expect("spawned")
     }),
     ("children", |group, attempts| {
-        let child = Child::new("c", move |_| {
+        let child = patient_child("c", move |_| {
             attempts.fetch_add(1, Ordering::SeqCst);
             Ok(())
         });
@@ -577,14 +586,14 @@ fn fails_when_it_is_stopped() {
     // A job and a child are tasks of their own: theirs is the failure, not the timetable's and the supervisor's.
     let job = Job::new("job", Schedule::every(MILLI), fails());
     let timetable = Timetable::new().job(job);
-    let child = Child::new("child", fails());
+    let child = patient_child("child", fails());
     let supervisor = family(at_most(1), child);
     let timetable = manager.task("house").timetable(timetable);
     let supervisor = manager.task("family").supervise(supervisor);
     // A permanent child that is asked to stop and returns is down, even if there were too many restarts.
     let mut first = true;
     let ends = waits_and(|| Ok(()));
-    let permanent = Child::new("permanent", move |ctx| {
+    let permanent = patient_child("permanent", move |ctx| {
         if mem::take(&mut first) {
             return Ok(());
         }
@@ -666,7 +675,7 @@ fn f039_a_body_that_panics_while_it_is_made_is_a_failure_each_time_until_the_lim
         assert_eq!((attempts, made.swap(0, Ordering::SeqCst)), (4, 4));
         assert!(last.ends_with("no body"), "{last}");
     }
-    let supervisor = family(at_most(3), Child::new("child", body()));
+    let supervisor = family(at_most(3), patient_child("child", body()));
     let supervisor = manager.task("family").supervise(supervisor);
     let (attempts, last) = gave_up(&manager, &supervisor.expect("started"));
     assert_eq!((attempts, made.swap(0, Ordering::SeqCst)), (4, 4));
@@ -787,7 +796,7 @@ fn drops_bombs_between_attempts() {
 
     let child = |name: &str| {
         let bomb = Bomb(1);
-        Child::new(name, move |ctx| {
+        patient_child(name, move |ctx| {
             let _bomb = &bomb;
             Err(ctx.wait().into())
         })
@@ -1057,6 +1066,7 @@ impl Lingering {
         let (mine, next) = (self.clone(), beats.began.clone());
         // Until the next run begins, which it must not, or the time is over.
         let lingers = OnDrop::new(move || {
+            let _own = next.recv();
             let _ = next.recv_timeout(time);
             mine.is_lingering.store(false, Ordering::SeqCst);
         });
@@ -1074,11 +1084,11 @@ fn f042_a_child_is_not_started_again_while_thread_locals_of_its_last_run_are_des
         let manager = manager();
         let (beats, lingering) = (Beats::default(), Lingering::default());
         let (inner, leaves) = (beats.clone(), lingering.clone());
-        let child = Child::new("lingers", move |_| {
+        let child = patient_child("lingers", move |_| {
             leaves.linger(&inner, MILLI * 40);
             inner.fail()
         });
-        let waits = Child::new("waits", |ctx| Err(ctx.wait().into()));
+        let waits = patient_child("waits", |ctx| Err(ctx.wait().into()));
         let supervisor = Supervisor::new(strategy).restart(at_most(3));
         let supervisor = supervisor.child(child).child(waits);
         let supervisor = manager.task("family").supervise(supervisor);
@@ -1140,7 +1150,7 @@ fn f042_a_supervisor_that_is_restarted_finds_a_deaf_child_of_its_last_run_and_do
         Ok(())
     });
     let (fail, failing) = bounded::<()>(0);
-    let fails = Child::new("fails", move |ctx| {
+    let fails = patient_child("fails", move |ctx| {
         ctx.recv(&failing)?;
         Err("as told".into())
     });
@@ -1148,7 +1158,7 @@ fn f042_a_supervisor_that_is_restarted_finds_a_deaf_child_of_its_last_run_and_do
         .restart(at_most(1))
         .child(deaf.grace(MILLI * 20))
         .child(fails);
-    let outer = Child::new("inner", move |ctx| inner.run(ctx, "inner"));
+    let outer = patient_child("inner", move |ctx| inner.run(ctx, "inner"));
     let outer = manager.task("outer").supervise(family(at_most(3), outer));
     let outer = outer.expect("started");
     arrives(&beats.began);
@@ -1176,7 +1186,7 @@ fn f042_however_often_children_fail_none_is_ever_there_twice() {
         for number in 0..4_usize {
             let micros = 50 * u64::try_from((round + number) % 7).expect("a small number");
             let (twice, live) = (Arc::clone(&twice), Arc::new(AtomicU32::new(0)));
-            supervisor = supervisor.child(Child::new(number.to_string(), move |ctx| {
+            supervisor = supervisor.child(patient_child(&number.to_string(), move |ctx| {
                 if live.fetch_add(1, Ordering::SeqCst) > 0 {
                     twice.store(true, Ordering::SeqCst);
                 }
