@@ -260,10 +260,10 @@ fn f103_so_do_the_end_of_run_and_the_waits_of_a_task() {
 // ---- 104, 105: reports without /proc ----
 
 /// A task that sits in a read until the other end of its socket is dropped.
-fn reads(manager: &Manager) -> (TaskHandle<()>, UnixStream) {
+fn reads(manager: &Manager, name: &str) -> (TaskHandle<()>, UnixStream) {
     let (mut mine, theirs) = UnixStream::pair().expect("a pair of sockets");
     let (there, ready) = bounded(1);
-    let task = manager.spawn("reads", move |ctx| {
+    let task = manager.spawn(name, move |ctx| {
         ctx.checkpoint()?;
         there.send(())?;
         drop(mine.read(&mut [0]));
@@ -297,7 +297,7 @@ fn assert_knows_no_place(report: &ShutdownReport) {
 #[ignore = "a role of a child process"]
 fn has_no_descriptor_left() {
     let before = manager();
-    let (sits, socket) = reads(&before);
+    let (sits, socket) = reads(&before, "reads");
     let mut open = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
         open.push(file);
@@ -343,7 +343,7 @@ fn cannot_read_proc() {
         eprintln!("{name}");
         tell(Command::HideProc, errno);
         let manager = manager();
-        let (sits, socket) = reads(&manager);
+        let (sits, socket) = reads(&manager, "reads");
         let handle = manager.spawn("needs none", |_| Ok(7)).expect("spawned");
         assert_eq!(soon(&manager, &handle).expect("a value"), 7);
         let report = manager
@@ -357,8 +357,8 @@ fn cannot_read_proc() {
         // When it is there again, so are the places.
         tell(Command::HideProc, 0);
         let manager = self::manager();
-        let (sits, socket) = reads(&manager);
-        usage::until_it_sleeps("reads");
+        let (sits, socket) = reads(&manager, "reads again");
+        usage::until_it_sleeps("reads again");
         let report = manager
             .shutdown_timeout(Duration::from_millis(100))
             .expect("a report");
@@ -377,7 +377,7 @@ fn f105_a_proc_that_cannot_be_read_leaves_out_what_it_would_have_said() {
 fn has_no_proc() {
     assert!(!fs::exists("/proc/self").expect("it can be asked for"));
     let manager = manager();
-    let (sits, socket) = reads(&manager);
+    let (sits, socket) = reads(&manager, "reads");
     let report = manager
         .shutdown_timeout(Duration::from_millis(500))
         .expect("a report");
@@ -486,7 +486,7 @@ fn waits_by_a_coarse_clock() {
             }
             Ok(slept)
         });
-        let (sits, socket) = reads(&manager);
+        let (sits, socket) = reads(&manager, "reads");
         let tokens: Vec<_> = (1..=20)
             .map(|it| CancellationToken::new().child_with_timeout(Duration::from_millis(20 * it)))
             .collect();

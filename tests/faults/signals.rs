@@ -224,7 +224,7 @@ fn starts_tasks_for_ever() {
             if !said.swap(true, Ordering::SeqCst) {
                 eprintln!("ready");
             }
-            thread::sleep(Duration::from_millis(1)); // or the limit of threads comes first
+            thread::sleep(Duration::from_millis(5)); // or the limit of threads comes first
         };
         let waits = |ctx: &taskmuster::TaskContext| -> TaskResult { Err(ctx.wait().into()) };
         match how.as_str() {
@@ -252,7 +252,7 @@ fn starts_tasks_for_ever() {
                 let starter = manager.spawn("starter", move |ctx| -> TaskResult {
                     loop {
                         ctx.group().spawn("task", waits)?;
-                        thread::sleep(Duration::from_millis(1));
+                        thread::sleep(Duration::from_millis(5));
                     }
                 })?;
                 eprintln!("ready");
