@@ -601,18 +601,25 @@ fn f110_a_long_life_takes_no_more_memory_threads_or_descriptors() {
 /// As many as the default limit lets there be, and a little less.
 const CROWD: usize = 10_000;
 
+/// How many of them stop between two lines that say so.
+const PART: usize = 1_000;
+
 #[test]
 #[ignore = "a role of a child process"]
 fn stops_a_crowd() {
     let manager = manager();
     let (threads, ends) = (usage::threads(), manager.root_group().ends());
-    let begun = Arc::new(AtomicUsize::new(0));
+    let (begun, stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let spawn = |number| {
         let task = manager.task(format!("one of many {number}"));
-        let begun = Arc::clone(&begun);
+        let (begun, stopped) = (Arc::clone(&begun), Arc::clone(&stopped));
         task.stack_size(64 * 1024).spawn(move |ctx| {
             begun.fetch_add(1, Ordering::SeqCst);
             ctx.wait();
+            let before = stopped.fetch_add(1, Ordering::SeqCst);
+            if before % PART == 0 {
+                eprintln!("{before} had stopped.");
+            }
             Ok(1)
         })
     };
@@ -644,6 +651,9 @@ fn f110_ten_thousand_tasks_on_as_many_threads_are_stopped_and_joined() {
     let program = child::start("environment::stops_a_crowd");
     program.wait_for_line("all are there");
     program.wait_for_line("all have begun");
+    for number in (0..CROWD).step_by(PART) {
+        program.wait_for_line(&format!("{number} had stopped."));
+    }
     assert_played(program);
 }
 
