@@ -101,7 +101,7 @@ fn said(words: &str) -> Option<String> {
 }
 
 /// Nobody waits that long, unless it hangs.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(60);
 
 /// For what blocks far longer than that, in milliseconds.
 const FOR_EVER: u64 = 3_600_000;

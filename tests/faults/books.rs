@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Debug;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use taskmuster::crossbeam_channel::Receiver;
+use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError};
 use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle, TaskResult};
 
-/// A hang fails after this; nothing here takes nearly as long, on a machine that is busy with other things too, or that
-/// stands still for half a minute.
+use crate::child::program::Patience;
+
+/// The time of what is not to run out of it; nothing here takes nearly as long, on a machine that is busy with other
+/// things too, or that stands still for half a minute.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// A manager that has all the time in the world.
@@ -18,22 +20,37 @@ pub(crate) fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")
 }
 
-/// The result of a task that ends; a hang fails with what the manager knows.
+/// The result of a task that ends; a hang fails within seconds with what the manager knows.
 #[track_caller]
 pub(crate) fn soon<T>(manager: &Manager, handle: &TaskHandle<T>) -> Result<T, JoinError> {
-    let result = handle.join_timeout(HANG);
-    if let Err(JoinError::StillRunning { .. }) = result {
-        let name = handle.name();
-        panic!("`{name}` hangs; live tasks: {:#?}", manager.tasks());
+    let mut patience = Patience::new();
+    loop {
+        match patience.wait(|limit| handle.join_timeout(limit)) {
+            (Err(JoinError::StillRunning { .. }), true) => {}
+            (Err(JoinError::StillRunning { .. }), false) => {
+                let name = handle.name();
+                panic!("`{name}` hangs; live tasks: {:#?}", manager.tasks());
+            }
+            (result, _) => return result,
+        }
     }
-    result
 }
 
-/// What must come within [`HANG`].
+/// What must come; a hang fails within seconds.
 #[track_caller]
 pub(crate) fn arrives<T>(receiver: &Receiver<T>) -> T {
-    let value = receiver.recv_timeout(HANG);
-    value.expect("it hangs, or its sender is gone")
+    in_patience(receiver).expect("it hangs, or its sender is gone")
+}
+
+/// What comes before the patience is at its end.
+pub(crate) fn in_patience<T>(receiver: &Receiver<T>) -> Result<T, RecvTimeoutError> {
+    let mut patience = Patience::new();
+    loop {
+        match patience.wait(|limit| receiver.recv_timeout(limit)) {
+            (Err(RecvTimeoutError::Timeout), true) => {}
+            (came, _) => return came,
+        }
+    }
 }
 
 /// Whatever was spawned has ended in one way, or lives.
@@ -62,10 +79,10 @@ pub(crate) fn assert_all_ended_once(counts: TaskCounts, ends: &Receiver<TaskEnd>
 /// Waits until the books are closed over all tasks: for who has not ended although the shutdown is over, and because a
 /// join may return a moment before that.
 pub(crate) fn until_nobody_lives(manager: &Manager) {
-    let begin = Instant::now();
+    let mut patience = Patience::new();
     while manager.counts().live > 0 {
-        assert!(begin.elapsed() < HANG, "live tasks: {:#?}", manager.tasks());
-        thread::yield_now();
+        let ((), goes_on) = patience.wait(|_| thread::yield_now());
+        assert!(goes_on, "live tasks: {:#?}", manager.tasks());
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use taskmuster::{CallbackGuard, CancellationToken, Group, OnFailure};
 
-use crate::books::{HANG, manager, rounds, until_nobody_lives};
+use crate::books::{HANG, arrives, in_patience, manager, rounds, until_nobody_lives};
 use crate::child;
 use crate::race::{in_time, race, until};
 use crate::token::noted;
@@ -281,7 +281,7 @@ fn callbacks_panic_everywhere() {
         Ok(())
     });
     task.expect("spawned");
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     let late = manager.root_group().token().clone();
     std::mem::forget(register_bombs(&late, &tallies[3]));
     // Bombs that are taken back explode where that is done, and harm nobody either.
@@ -331,7 +331,7 @@ fn f049_a_callback_that_blocks_holds_up_neither_readers_nor_waiters_nor_other_gu
         let root = root.clone();
         move || root.cancel()
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     in_time("what others do meanwhile", {
         let (root, tally, other) = (root.clone(), tally.clone(), other.clone());
         move || {
@@ -373,9 +373,7 @@ fn f049_three_callbacks_of_deadlines_that_block_do_not_delay_those_of_other_dead
         })
         .collect();
     for _ in &blocking {
-        ready
-            .recv_timeout(HANG)
-            .expect("each has a thread of its own");
+        arrives(&ready); // each has a thread of its own
     }
     for _ in 0..100 {
         let (token, tally) = (CancellationToken::new(), Tally::default());
@@ -413,7 +411,7 @@ fn f049_a_callback_that_blocks_during_a_shutdown_is_passed_by_the_others_awaited
         Ok(blocked.recv().is_err())
     });
     for _ in 0..2 {
-        ready.recv_timeout(HANG).expect("they run");
+        arrives(&ready);
     }
     manager.request_shutdown("with time enough for the others");
     let unblocked = unblocked.expect("spawned").join_timeout(HANG);
@@ -444,10 +442,10 @@ fn f049_a_callback_of_a_group_that_failed_holds_up_no_callback_of_another_group(
         let there = there.clone();
         move |_| {
             there.send(())?;
-            Ok(blocked.recv_timeout(HANG))
+            Ok(in_patience(&blocked))
         }
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     blocking
         .token()
         .on_cancel(move || {
@@ -461,7 +459,7 @@ fn f049_a_callback_of_a_group_that_failed_holds_up_no_callback_of_another_group(
             .expect("spawned")
     };
     assert!(fails(&blocking).join().is_err());
-    ready.recv_timeout(HANG).expect("its callback runs");
+    arrives(&ready);
     assert!(fails(&unblocked).join().is_err());
     let read = reader.expect("spawned").join().expect("a value");
     assert_eq!(read, Err(RecvTimeoutError::Disconnected));
@@ -508,7 +506,7 @@ fn f049_a_callback_that_waits_for_the_end_of_the_shutdown_that_set_it_going_gets
         })
         .keep();
     let direct = manager.shutdown().expect("a report");
-    let from_within = reported.recv_timeout(HANG).expect("it returns");
+    let from_within = arrives(&reported);
     // Had it waited for itself, it would have been late.
     assert!(direct.is_clean() && from_within.is_clean(), "{direct}");
 }
@@ -579,7 +577,7 @@ fn f051_a_wait_for_a_callback_that_runs_elsewhere_ends_with_it_and_a_drop_does_n
             let token = token.clone();
             move || token.cancel()
         });
-        ready.recv_timeout(HANG).expect("it runs");
+        arrives(&ready);
         if round % 2 == 0 {
             drop(guard);
             assert!(!over.load(Ordering::SeqCst), "the drop has not waited");

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use taskmuster::crossbeam_channel::{bounded, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, TimeoutError};
 
-use crate::books::{HANG, manager, rounds};
+use crate::books::{HANG, arrives, in_patience, manager, rounds};
 use crate::callbacks::Tally;
 use crate::child;
 use crate::race::{race, until};
@@ -176,7 +176,7 @@ fn f058_a_deadline_that_has_passed_comes_at_once_and_once_whether_there_was_one_
         token.on_cancel(name).keep();
         assert!(token.set_timeout(Duration::ZERO).expect("a timer"));
         assert!(token.is_cancelled(), "at once");
-        let name = told.recv_timeout(HANG).expect("it runs");
+        let name = arrives(&told);
         assert_eq!(name.as_deref(), Some("tm-callbacks"));
     }
 }
@@ -202,7 +202,7 @@ fn f058_a_thousand_deadlines_of_any_order_come_in_order_each_once_and_none_early
     drop(tell);
     let mut came = vec![0; tokens.len()];
     for _ in &tokens {
-        let (number, when): (usize, Instant) = told.recv_timeout(HANG).expect("it comes");
+        let (number, when): (usize, Instant) = arrives(&told);
         let (token, at) = &tokens[number];
         came[number] += 1;
         assert!(when >= *at, "early");
@@ -266,7 +266,7 @@ fn has_no_thread_for_its_callbacks() {
     token.set_timeout(hour).expect("a timer"); // its thread is there now
     let ((release, released), (tell, told)) = (bounded::<()>(1), bounded(1));
     let blocks = move || {
-        let came = released.recv_timeout(HANG);
+        let came = in_patience(&released);
         let name = thread::current().name().map(str::to_owned);
         tell.send((came, name)).expect("it is awaited");
     };
@@ -282,7 +282,7 @@ fn has_no_thread_for_its_callbacks() {
     assert!(told.is_empty());
     fs::remove_file(&gate).expect("it was there");
     release.send(()).expect("it is awaited");
-    let (came, name) = told.recv_timeout(HANG).expect("it runs");
+    let (came, name) = arrives(&told);
     assert_eq!((came, name.as_deref()), (Ok(()), Some("tm-callbacks")));
 }
 
@@ -389,7 +389,7 @@ fn times_are_kept() {
         Ok(())
     });
     let deaf = deaf.expect("spawned");
-    ready.recv_timeout(HANG).expect("it is deaf now");
+    arrives(&ready);
     lasts("a join", &|| {
         assert!(matches!(
             deaf.join_timeout(SPAN),
@@ -469,7 +469,7 @@ fn stops_itself() {
         Ok(ctx.wait_timeout(SPAN).is_none())
     });
     let sleeper = sleeper.expect("spawned");
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     let start = Instant::now();
     for (token, _) in &tallies {
         token.set_timeout(SPAN).expect("a timer");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{JoinError, Manager, Outcome, SpawnFailure, TaskHandle, TaskResult};
 
-use crate::books::{HANG, manager, rounds, until_nobody_lives};
+use crate::books::{HANG, arrives, manager, rounds, until_nobody_lives};
 use crate::child::{self, program::Program};
 use crate::race::{in_time, race, until};
 
@@ -85,7 +85,7 @@ fn spawn_all_kinds(manager: &Manager) -> Vec<TaskHandle<u8>> {
             Err(ctx.wait().into())
         }),
     ];
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     tasks
         .into_iter()
         .map(|task| task.expect("spawned"))

@@ -16,7 +16,7 @@ use taskmuster::{
     TaskHandle, TaskResult, Waited,
 };
 
-use crate::books::{HANG, let_go, manager, rounds};
+use crate::books::{HANG, arrives, in_patience, let_go, manager, rounds};
 use crate::child::{self, program::Program};
 use crate::logger;
 use crate::race::{in_time, until};
@@ -43,7 +43,7 @@ fn listener(manager: &Manager) -> (TaskHandle<()>, Receiver<CauseKind>) {
         tell.send(cancelled.cause().kind())?;
         Err(cancelled.into())
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     (task.expect("spawned"), told)
 }
 
@@ -52,7 +52,7 @@ fn stuck_for_ever(manager: &Manager, kind: Stuck) {
     let jail = Jail::new();
     let (there, ready) = bounded(2);
     drop(kind.spawn(manager.root_group(), jail.cell(), &there));
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     std::mem::forget(jail);
 }
 
@@ -101,7 +101,7 @@ fn drops_its_manager() {
         _ => drop(manager),
     }
     eprintln!("dropped after {} ms", start.elapsed().as_millis());
-    assert_eq!(told.recv_timeout(HANG), Ok(CauseKind::ManagerDropped));
+    assert_eq!(in_patience(&told), Ok(CauseKind::ManagerDropped));
     // At the deadline nobody waits for the log for long.
     until("the last line", || {
         !somebody_is_left || !said.with("did not stop in time").is_empty()
@@ -201,11 +201,11 @@ fn lets_managers_go_inside() {
             let (tell, returned) = bounded(1);
             let task = manager.spawn("keeper", move |ctx| end(ctx, given.recv()?));
             give.send(Last(Some(manager), tell)).expect("room");
-            returned.recv_timeout(HANG).expect("the drop returns");
-            told.recv_timeout(HANG).expect("the other one is asked");
+            arrives(&returned);
+            arrives(&told);
             let task = task.expect("spawned");
             for (ended, name) in [(task.finished(), place), (other.finished(), "other")] {
-                let end = ended.recv_timeout(HANG);
+                let end = in_patience(ended);
                 assert!(
                     end.is_err_and(|end| end.is_disconnected()),
                     "{name} has not ended"
@@ -264,7 +264,7 @@ fn never_drops_its_manager() {
     let Waited::Requested(cause) = manager.wait() else {
         panic!("nobody asked")
     };
-    let heard = told.recv_timeout(HANG).expect("it was stopped");
+    let heard = arrives(&told);
     assert_eq!(heard, cause.kind());
     assert!(matches!(
         task.join_timeout(HANG),
@@ -286,7 +286,7 @@ fn f081_a_leaked_manager_is_stopped_by_signals_and_requests_and_keeps_no_process
     let (requester, (task, told)) = (forgotten.requester(), listener(&forgotten));
     std::mem::forget(forgotten);
     requester.request_shutdown("though nobody owns it");
-    assert_eq!(told.recv_timeout(HANG), Ok(CauseKind::Shutdown));
+    assert_eq!(in_patience(&told), Ok(CauseKind::Shutdown));
     assert!(matches!(
         task.join_timeout(HANG),
         Err(JoinError::Cancelled { .. })
@@ -612,7 +612,7 @@ fn f087_a_scope_that_does_not_end_holds_its_caller_and_both_are_named_but_not_th
         let _ = tell.send(());
         result.is_ok()
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     let report = in_time("the shutdown", move || {
         manager
             .shutdown_timeout(Duration::from_millis(100))

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::books::HANG;
+use crate::books::in_patience;
+use crate::child::program::Patience;
 
 /// How many rounds begin between two meetings of all runners.
 const BATCH: usize = 50;
@@ -68,7 +69,7 @@ struct Lane<R> {
 
 impl<R> Lane<R> {
     fn answers(&self) -> Vec<bool> {
-        match self.told.recv_timeout(HANG) {
+        match in_patience(&self.told) {
             Ok(answers) => answers,
             Err(RecvTimeoutError::Disconnected) => panic!("a runner panicked"),
             Err(RecvTimeoutError::Timeout) => wedged("a runner hangs"),
@@ -161,7 +162,7 @@ pub(crate) fn in_time<T: Send + 'static>(
         .spawn(move || {
             drop(tell.send(work()));
         });
-    match told.recv_timeout(HANG) {
+    match in_patience(&told) {
         Ok(result) => result,
         Err(RecvTimeoutError::Disconnected) => {
             drop(worker.expect("a thread").join());
@@ -174,9 +175,10 @@ pub(crate) fn in_time<T: Send + 'static>(
 /// Waits until `done` says so, and fails if it never does.
 #[track_caller]
 pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + HANG;
+    let mut patience = Patience::new();
     while !done() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        thread::sleep(Duration::from_micros(200)); // those it waits for need the processors
+        // Those it waits for need the processors.
+        let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_micros(200)));
+        assert!(goes_on, "{what} did not happen");
     }
 }

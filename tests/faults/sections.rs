@@ -11,7 +11,7 @@ use taskmuster::{
     CauseKind, JoinError, Manager, Outcome, TaskContext, TaskResult, TimeoutError, Waited,
 };
 
-use crate::books::{HANG, manager, rounds};
+use crate::books::{HANG, arrives, manager, rounds};
 use crate::race::{race, until};
 use crate::token::{note_of, noted};
 
@@ -80,7 +80,7 @@ fn f061_shields_nested_ended_by_panics_and_kept_beyond_their_end_hear_what_they_
         Ok(kept.name() == ctx.name())
     });
     let task = task.expect("spawned");
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     assert!(task.stop(HANG).expect("a value"));
 }
 
@@ -95,7 +95,7 @@ fn f061_a_shield_without_end_is_bound_by_the_deadline_of_the_shutdown() {
             Ok(())
         })?)
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     let start = Instant::now();
     let report = manager
         .shutdown_timeout(Duration::from_millis(200))
@@ -124,7 +124,7 @@ fn f062_of_two_reasons_the_first_wins_and_everybody_hears_the_same_one() {
             Err(child.wait().into())
         });
         let task = task.expect("spawned");
-        let child = ready.recv_timeout(HANG).expect("it runs");
+        let child = arrives(&ready);
         (task, child)
     })
     .between(
@@ -247,7 +247,7 @@ fn f063_in_a_destructor_while_unwinding_everything_returns_and_nothing_panics() 
             };
             panic!("the end");
         });
-        let deeds = told.recv_timeout(HANG).expect("it returns");
+        let deeds = arrives(&told);
         let wrong: Vec<_> = deeds.iter().filter(|(_, right)| !right).collect();
         assert!(wrong.is_empty(), "{cancelled_before}: {wrong:?}");
         let Err(JoinError::Panicked(panic)) = task.expect("spawned").join_timeout(HANG) else {
@@ -283,7 +283,7 @@ fn f064_who_never_checks_is_told_from_who_checked_once_and_from_who_does_not_lis
         lines.push(task.expect("spawned").status().spawned_at.line());
     }
     for _ in 0..3 {
-        ready.recv_timeout(HANG).expect("they run");
+        arrives(&ready);
     }
     manager.request_shutdown("with time enough to ignore it");
     until("some checkpoints", || ignored.load(Ordering::SeqCst) > 10);

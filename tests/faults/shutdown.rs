@@ -14,7 +14,9 @@ use taskmuster::{
     TaskResult, TaskState, Waited,
 };
 
-use crate::books::{HANG, in_some_try, let_go, manager, rounds, until_nobody_lives};
+use crate::books::{
+    HANG, arrives, in_patience, in_some_try, let_go, manager, rounds, until_nobody_lives,
+};
 use crate::race::{Dawdler, Runner, in_time, race, until};
 use crate::stuck::{Jail, Stuck};
 
@@ -29,7 +31,7 @@ fn listener(group: &Group) -> TaskHandle<()> {
         ctx.wait();
         Ok(())
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     task.expect("spawned")
 }
 
@@ -42,7 +44,7 @@ fn slow_listener(group: &Group) -> TaskHandle<()> {
         thread::sleep(Duration::from_millis(50));
         Ok(())
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     task.expect("spawned")
 }
 
@@ -50,7 +52,7 @@ fn slow_listener(group: &Group) -> TaskHandle<()> {
 fn stuck(kind: Stuck, group: &Group, jail: &Jail) -> TaskHandle<()> {
     let (there, ready) = bounded(1);
     let task = kind.spawn(group, jail.cell(), &there);
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     task
 }
 
@@ -124,7 +126,7 @@ fn f065_a_task_that_asks_for_the_shutdown_it_would_wait_for_gets_an_error_wherev
             let (tell, told) = bounded(1);
             let asks = AsksOnDrop(Arc::clone(&manager), ask, tell);
             let asker = manager.spawn("asker", move |ctx| run(ctx, asks));
-            let answer = told.recv_timeout(HANG).expect("it does not hang");
+            let answer = arrives(&told);
             assert_eq!(answer, Err(ShutdownError::WouldDeadlock), "in {place}");
             assert!(
                 matches!(manager.wait(), Waited::Requested(_)),
@@ -152,9 +154,7 @@ fn f065_a_callback_of_the_shutdown_itself_may_wait_for_its_report() {
         move || manager.shutdown().expect("a report")
     });
     assert_eq!(report.exit_code(), 0, "{report}");
-    told.recv_timeout(HANG)
-        .expect("it came back")
-        .expect("a report");
+    in_patience(&told).expect("it came back").expect("a report");
 }
 
 #[test]
@@ -331,7 +331,7 @@ impl Scene {
             task: task.expect("accepted"),
         };
         if state != NeverBegun {
-            ready.recv_timeout(HANG).expect("it runs");
+            arrives(&ready);
         }
         match state {
             Asked => assert!(scene.task.cancel()),
@@ -802,7 +802,7 @@ fn f067_a_time_that_is_shortened_before_anybody_was_asked_leaves_some_of_it_for_
                             Ok(())
                         });
                         drop(task.expect("spawned"));
-                        ready.recv_timeout(HANG).expect("it runs");
+                        arrives(&ready);
                         if !is_short_from_the_start {
                             manager.request_shutdown("with time enough");
                             until("the drain", || {
@@ -902,7 +902,7 @@ fn grow(
         Ok(())
     });
     drop(task.expect("spawned"));
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     let width = if depth == 0 {
         0
     } else {
@@ -1105,7 +1105,7 @@ fn f075_managers_with_extreme_graces_and_phases_are_made_or_refused_and_come_to_
                                 recv(ctx.cancelled()) -> _ => Ok(()),
                             }
                         });
-                    ready.recv_timeout(HANG).expect("it runs");
+                    arrives(&ready);
                     manager.request_shutdown("now");
                     manager.hurry(); // a lame duck for ever is cut short
                     let report = in_time("the shutdown", move || {

@@ -18,7 +18,7 @@ use taskmuster::{
     CauseKind, Group, Manager, ShutdownReport, SignalError, TaskHandle, TaskResult, Waited,
 };
 
-use crate::books::{HANG, in_some_try, is_long, rounds};
+use crate::books::{HANG, arrives, in_some_try, is_long, rounds};
 use crate::child;
 use crate::child::program::{Exit, Program, Stream};
 use crate::race::until;
@@ -126,7 +126,7 @@ fn listener(group: &Group) -> TaskHandle<()> {
         there.send(())?;
         Err(ctx.wait().into())
     });
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     task.expect("spawned")
 }
 
@@ -135,7 +135,7 @@ fn stuck_for_ever(group: &Group, kind: Stuck) {
     let jail = Jail::new();
     let (there, ready) = bounded(2);
     drop(kind.spawn(group, jail.cell(), &there));
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     if kind != Stuck::Spin && cfg!(target_os = "linux") {
         usage::until_it_sleeps(&kind.name());
     }
@@ -751,7 +751,7 @@ fn fill_standard_output() {
             .is_ok()
         {}
     });
-    ready.recv_timeout(HANG).expect("it writes");
+    arrives(&ready);
 }
 
 #[test]

@@ -28,8 +28,8 @@ use taskmuster::{
 };
 
 use crate::books::{
-    HANG, arrives, assert_all_ended_once, assert_balanced, manager, refused, rounds, soon,
-    until_nobody_lives,
+    HANG, arrives, assert_all_ended_once, assert_balanced, in_patience, manager, refused, rounds,
+    soon, until_nobody_lives,
 };
 use crate::child;
 use crate::child::program::Program;
@@ -881,7 +881,7 @@ const SPAWNS: [fn(&Group, &Seeds) -> Attempts; 9] = [
         });
         let attempts = count(outer);
         // Nothing is told if it was cancelled before it began.
-        let inner = told.recv_timeout(HANG).unwrap_or_default();
+        let inner = in_patience(&told).unwrap_or_default();
         Attempts {
             accepted: attempts.accepted + inner.accepted,
             refused: attempts.refused + inner.refused,

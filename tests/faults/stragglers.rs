@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{Group, JoinError, Outcome, ShutdownReport, TaskHandle, TaskReport};
 
-use crate::books::{HANG, in_some_try, is_long, manager, rounds};
+use crate::books::{HANG, arrives, in_some_try, is_long, manager, rounds};
 use crate::race::{Dawdler, until};
 use crate::stuck::{Jail, Stuck, is_named_with_its_place};
 use crate::usage::until_it_sleeps;
@@ -22,7 +22,7 @@ fn good(group: &Group) {
         Ok(())
     });
     drop(task.expect("spawned"));
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
 }
 
 fn row<'a>(report: &'a ShutdownReport, name: &str) -> &'a TaskReport {
@@ -39,7 +39,7 @@ fn shut_down_with(kind: Stuck) -> Result<Duration, String> {
     good(&group);
     let (there, ready) = bounded(1);
     let stuck = kind.spawn(&group, jail.cell(), &there);
-    ready.recv_timeout(HANG).expect("it runs");
+    arrives(&ready);
     if kind != Stuck::Spin {
         until_it_sleeps(stuck.name());
     }
@@ -121,7 +121,7 @@ fn f071_a_thousand_stuck_tasks_of_every_kind_cost_one_deadline_and_are_all_named
         }
     }
     for _ in 0..MANY {
-        ready.recv_timeout(HANG).expect("they run");
+        arrives(&ready);
     }
     let inner = kinds
         .iter()
@@ -219,7 +219,7 @@ fn race_with_the_deadline(later: &Dawdler, in_time: &AtomicUsize, late: &AtomicU
         })
         .collect();
     for _ in &tasks {
-        ready.recv_timeout(HANG).expect("they run");
+        arrives(&ready);
     }
     let report = thread::scope(|scope| {
         scope.spawn(|| {
@@ -272,7 +272,7 @@ fn f072_failures_and_panics_that_come_late_are_counted_and_unread_ones_change_th
     };
     let (fails, panics) = (spawn("fails"), spawn("panics"));
     for _ in 0..2 {
-        ready.recv_timeout(HANG).expect("they run");
+        arrives(&ready);
     }
     let report = manager.shutdown().expect("a report");
     assert_eq!(

@@ -10,7 +10,7 @@ use taskmuster::{
     CancellationToken, Cause, CauseKind, JoinError, Outcome, RecvError, TaskHandle, TaskResult,
 };
 
-use crate::books::{HANG, manager, rounds, until_nobody_lives};
+use crate::books::{HANG, arrives, in_patience, manager, rounds, until_nobody_lives};
 use crate::race::{Dawdler, Runner, race};
 
 pub(crate) fn note_of(token: &CancellationToken) -> Option<String> {
@@ -262,7 +262,7 @@ const WAITS: [(&str, Hears); 10] = [
         let _guard = it.token.on_cancel(move || {
             let _ = tell.send(());
         });
-        told.recv_timeout(HANG).is_ok()
+        in_patience(&told).is_ok()
     }),
     ("child", |it| {
         it.token.child_token().wait_timeout(HANG).is_some()
@@ -313,7 +313,7 @@ fn f045_a_cancel_of_a_task_on_its_way_into_a_wait_for_others_is_never_missed() {
             })
         });
         let waiter = waiter.expect("spawned");
-        ready.recv_timeout(HANG).expect("it runs");
+        arrives(&ready);
         (0..round % 97).for_each(|_| std::hint::spin_loop());
         assert!(waiter.stop(HANG).expect("a value"), "in round {round}");
     }

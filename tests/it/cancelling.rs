@@ -11,7 +11,7 @@ use taskmuster::crossbeam_channel::{bounded, select, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, Manager, Outcome};
 
 /// A hang fails after this.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 
 const ROUNDS: usize = 10_000;
 

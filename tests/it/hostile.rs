@@ -15,7 +15,7 @@ use taskmuster::{
 };
 
 /// A hang fails after this.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 
 /// The time for a shutdown that takes far less.
 const SOON: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use taskmuster::sync::{Condvar, LockError, Mutex, MutexGuard};
 use taskmuster::{CancellationToken, Cancelled, JoinError, Manager, TaskReport, TimeoutError};
 
 /// A hang fails after this, or after twice that.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 
 /// Rounds of each race.
 const ROUNDS: usize = 10_000;

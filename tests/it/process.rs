@@ -22,7 +22,7 @@ use taskmuster::{
 };
 
 /// A hang fails after this, with what the manager knows.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;

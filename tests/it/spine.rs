@@ -16,7 +16,7 @@ use taskmuster::{
 };
 
 /// A hang fails after this, with what the manager knows.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")
