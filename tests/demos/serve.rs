@@ -36,7 +36,7 @@ Usage: serve [--listen ADDR] [--state FILE] [--drain N]
   /              a visit, which is counted
   /count         how many there were
   /slow?ms=N     an answer that takes N ms of work
-  /slow?until=F  an answer that takes until there is a file F in the working directory
+  /slow?until=F  an answer that takes until there is a file F in the working directory, for tests
   /livez         whether the process lives
   /readyz        whether it takes requests; /healthz is the same
 
@@ -46,11 +46,11 @@ Exit code: 0; 1 if it cannot listen there or the state cannot be read or written
 130 after a third Ctrl-C.
 Environment: TASKMUSTER_GRACE=<seconds> to stop in, RUST_LOG=<level>.";
 
-/// Kubernetes kills after 30 s.
-const GRACE: Duration = Duration::from_secs(25);
-
-/// What part of it requests in flight may take, if nothing else is said.
+/// What requests in flight may take, if nothing else is said.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// What is left for the stop behind it: 25 s in all, since Kubernetes kills after 30 s.
+const STOP: Duration = Duration::from_secs(5);
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(5);
@@ -73,7 +73,9 @@ fn main() -> ShutdownReport {
     taskmuster::logging::init();
     let options = parse(env::args_os().skip(1));
     let drain = options.as_ref().map_or(DRAIN, |options| options.drain);
-    let manager = Manager::builder().grace(GRACE).drain(drain);
+    let manager = Manager::builder()
+        .grace(drain.saturating_add(STOP))
+        .drain(drain);
     // No rows in the report for clients who were gone before.
     manager.history(0).run(|manager| serve(manager, options?))
 }

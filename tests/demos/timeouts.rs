@@ -134,7 +134,7 @@ fn child(ctx: &TaskContext) -> TaskResult {
 /// Nothing unblocks a read of the terminal: it is announced, listed in the report, and not waited for.
 fn stdin(ctx: &TaskContext) -> TaskResult {
     let read = ctx.foreign("the terminal", Duration::ZERO, || {
-        ctx.ready(); // who is stopped before it began is not in there
+        ctx.ready(); // from inside, so that a stop finds it there
         io::stdin().read(&mut [0; 64])
     });
     log::info!("standard input gave {} bytes", read?);

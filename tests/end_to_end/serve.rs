@@ -13,10 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::client::{Answer, Client, Lost};
-use crate::program::{Exit, Program, Stream, path_of, until};
-
-/// As long as any test takes, in seconds: whoever is slow to stop has the time for it.
-const FOR_EVER: &str = "3600";
+use crate::program::{Exit, FOR_EVER, Program, Stream, path_of, until};
 
 /// More work than any test waits for.
 const ENDLESS: &str = "/slow?ms=3600000";
@@ -110,8 +107,8 @@ fn what_is_worked_on_or_queued_at_a_sigterm_is_answered_and_what_comes_then_gets
     let mut command = state.command("127.0.0.1:0");
     command
         .env("RUST_LOG", "debug")
-        .env("TASKMUSTER_GRACE", FOR_EVER);
-    let service = Service::start(command.current_dir(&state.directory));
+        .current_dir(&state.directory);
+    let service = Service::start(&mut command);
     let mut idle = service.client();
     assert_eq!(idle.get("/healthz").expect("an answer").status, 200);
 
@@ -186,12 +183,9 @@ fn a_signal_while_it_still_starts_is_a_clean_stop() {
 #[test]
 fn a_second_ctrl_c_does_not_wait_for_what_was_begun() {
     // On a machine that is very busy somebody does not stop within the moment that is left: then once more.
-    let is_in_time = (0..20).any(|round| {
+    let is_in_time = (0..5).any(|round| {
         let state = State::new(&format!("hurry-{round}"));
-        let mut command = state.command("127.0.0.1:0");
-        // Longer than anybody here waits.
-        command.env("RUST_LOG", "debug").args(["--drain", "24"]);
-        let service = Service::start(command.env("TASKMUSTER_GRACE", FOR_EVER));
+        let service = state.serve();
         let mut client = service.client();
         client.ask(ENDLESS).expect("it is sent");
         service.program.wait_for_line("answering /slow");
@@ -293,8 +287,7 @@ fn clients_who_have_taken_all_descriptors_do_not_hold_the_stop() {
     shell
         .args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\"")])
         .arg(serve.get_program())
-        .args(serve.get_args())
-        .env("TASKMUSTER_GRACE", FOR_EVER);
+        .args(serve.get_args());
     let service = Service::start(&mut shell);
     let mut clients = Vec::new();
     // The last one is that of the connection for which the acceptor waits.
@@ -670,7 +663,8 @@ impl State {
         let mut command = Command::new(path_of("serve"));
         command.args(["--listen", address, "--state"]);
         command.arg(self.path()).env("RUST_BACKTRACE", "0");
-        command.env("TASKMUSTER_GRACE", FOR_EVER); // a machine may stand still for a minute
+        // A machine may stand still for a minute; and a client that is waited for is waited for too long.
+        command.args(["--drain", FOR_EVER]);
         command
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::program::{Exit, Program, Stream, path_of};
+use crate::program::{Exit, FOR_EVER, Program, Stream, path_of};
 
 /// The first words of the report: they must stand in the output exactly once.
 const REPORT: &str = "taskmuster: stopped by";
@@ -15,8 +15,6 @@ const SAVING: &str = "saving to";
 const DEAF: &str = "I listen to nobody";
 /// The heartbeat, the last of the tasks, has begun.
 const BEAT: &str = "primes below";
-/// As long as any test takes, in seconds.
-const FOR_EVER: &str = "3600";
 
 #[test]
 fn ctrl_c_stops_every_task_and_exits_with_0() {
@@ -164,7 +162,11 @@ fn a_task_that_never_looks_is_named_with_its_place_and_what_it_burned() {
 
 #[test]
 fn under_nohup_a_hang_up_stops_it_and_a_warning_says_so_beforehand() {
-    let program = Program::start(Command::new("nohup").arg(path_of("primes")));
+    let mut command = Command::new("nohup");
+    command
+        .arg(path_of("primes"))
+        .env("TASKMUSTER_GRACE", FOR_EVER);
+    let program = Program::start(&mut command);
     program.wait_for_line(READY);
     program.signal("HUP");
     let exit = program.exit();
@@ -231,7 +233,8 @@ fn closed_streams_change_neither_the_end_nor_the_exit_code() {
     let mut shell = Command::new("sh");
     shell
         .args(["-c", "exec \"$0\" 2>&-"])
-        .arg(path_of("primes"));
+        .arg(path_of("primes"))
+        .env("TASKMUSTER_GRACE", FOR_EVER);
     let program = Program::start_without(shell.stderr(Stdio::null()), &[Stream::Stderr]);
     program.wait_for_line(BEAT);
     program.signal("TERM");
@@ -261,7 +264,8 @@ fn stops_as_background_job(signal: &str) {
     let mut shell = Command::new("sh");
     shell
         .args(["-c", "\"$0\" & echo pid $!; wait $!"])
-        .arg(path_of("primes"));
+        .arg(path_of("primes"))
+        .env("TASKMUSTER_GRACE", FOR_EVER);
     let mut program = Program::start(&mut shell);
     program.follow_pid_line();
     program.wait_for_line(READY);
@@ -273,7 +277,7 @@ fn stops_as_background_job(signal: &str) {
 
 fn primes(arguments: &[&str]) -> Command {
     let mut command = Command::new(path_of("primes"));
-    command.args(arguments);
+    command.args(arguments).env("TASKMUSTER_GRACE", FOR_EVER);
     command
 }
 

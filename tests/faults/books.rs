@@ -11,8 +11,8 @@ use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle, TaskResult
 
 use crate::child::program::Patience;
 
-/// The time of what is not to run out of it; nothing here takes nearly as long, on a machine that is busy with other
-/// things too, or that stands still for half a minute.
+/// Far longer than anything here takes, even on a machine that is busy with other things too or stands still for half a
+/// minute.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// A manager that has all the time in the world.
@@ -28,8 +28,9 @@ pub(crate) fn soon<T>(manager: &Manager, handle: &TaskHandle<T>) -> Result<T, Jo
         match patience.wait(|limit| handle.join_timeout(limit)) {
             (Err(JoinError::StillRunning { .. }), true) => {}
             (Err(JoinError::StillRunning { .. }), false) => {
-                let name = handle.name();
-                panic!("`{name}` hangs; live tasks: {:#?}", manager.tasks());
+                let (name, live) = (handle.name(), manager.tasks());
+                manager.hurry(); // or its drop would take all the time in the world
+                panic!("`{name}` hangs; live tasks: {live:#?}");
             }
             (result, _) => return result,
         }
@@ -94,7 +95,10 @@ pub(crate) fn in_some_try<T>(what: &str, mut attempt: impl FnMut() -> Result<T, 
     for _ in 0..5 {
         match attempt() {
             Ok(right) => return right,
-            Err(why) => spoilt.push(why),
+            Err(why) => {
+                println!("{what} once more: {why}");
+                spoilt.push(why);
+            }
         }
     }
     panic!("{what} comes out wrong each time: {}", spoilt.join("\n"))

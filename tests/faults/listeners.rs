@@ -459,7 +459,7 @@ fn f085_looks_at_ten_thousand_tasks_that_come_and_go_are_consistent_and_short() 
     let (p50, p99) = (looks[looks.len() / 2], looks[looks.len() * 99 / 100]);
     println!("{} looks, p50 {p50:?}, p99 {p99:?}", looks.len());
     // A look may be held up by a machine that is busy elsewhere, but not half of them.
-    assert!(p50 < HANG / 10);
+    assert!(p50 < Duration::from_secs(1), "{p50:?}");
     let counts = manager.counts();
     assert_eq!(
         (counts.spawned, counts.failed),

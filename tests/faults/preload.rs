@@ -129,7 +129,7 @@ pub(crate) fn in_a_fork(work: impl FnOnce(&Fork)) {
 
 const WELL: &str = "all went well";
 
-/// How often a copy is waited for, which does everything at once or hangs. Each wait takes a second, however long the
+/// How often a copy is waited for, which does everything at once or hangs. Each wait counts as a second, however long the
 /// machine stands still in it.
 const WAITS: usize = 15;
 

@@ -175,10 +175,18 @@ pub(crate) fn in_time<T: Send + 'static>(
 /// Waits until `done` says so, and fails if it never does.
 #[track_caller]
 pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    assert!(in_a_moment(done), "{what} did not happen");
+}
+
+/// Waits until `done` says so; `false` if it never does.
+pub(crate) fn in_a_moment(done: impl Fn() -> bool) -> bool {
     let mut patience = Patience::new();
     while !done() {
         // Those it waits for need the processors.
         let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_micros(200)));
-        assert!(goes_on, "{what} did not happen");
+        if !goes_on {
+            return done();
+        }
     }
+    true
 }

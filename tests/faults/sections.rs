@@ -12,7 +12,7 @@ use taskmuster::{
 };
 
 use crate::books::{HANG, arrives, manager, rounds};
-use crate::race::{race, until};
+use crate::race::{in_a_moment, race, until};
 use crate::token::{note_of, noted};
 
 // ---- 61 to 64: shields, causes, unwinding, silence ----
@@ -218,11 +218,8 @@ impl Drop for Dying<'_> {
                 "wait for all",
                 !cancelled || matches!(manager.wait(), Waited::Cancelled(_)),
             ),
-            ("list", {
-                // An heir was joined, which may be a moment before the books are closed over it.
-                until("the end of the heirs", || manager.counts().live == 1);
-                manager.tasks().len() == 1
-            }),
+            // An heir was joined, which may be a moment before the books are closed over it.
+            ("list", in_a_moment(|| manager.tasks().len() == 1)),
             ("cancel", ctx.token().cancel() != cancelled),
             ("shutdown", manager.shutdown().is_err()),
         ];

@@ -1,8 +1,9 @@
 //! What this process uses of its machine, as the kernel says.
 
 use std::fs;
-use std::thread;
 use std::time::Duration;
+
+use crate::race::until;
 
 /// Memory in use, in KiB.
 pub(crate) fn resident() -> u64 {
@@ -53,7 +54,5 @@ pub(crate) fn until_it_sleeps(name: &str) {
             .filter_map(|it| fs::read_to_string(it.path().join("stat")).ok())
             .any(|stat| stat.contains(&format!("({name}) S")))
     };
-    while !sleeps() {
-        thread::yield_now();
-    }
+    until("a thread that sleeps", sleeps);
 }

@@ -166,7 +166,7 @@ fn a_start_in_order_that_fails_is_rolled_back_in_reverse() {
 
 /// Runs with longer and longer times, until the machine was quick enough that all had begun in time.
 fn until_all_begin_in_time(run: impl FnMut(Duration) -> bool) {
-    let times = [200, 1_000, 10_000, 60_000].map(Duration::from_millis);
+    let times = [200, 1_000, 10_000].map(Duration::from_millis);
     assert!(times.into_iter().any(run), "somebody never begins");
 }
 
@@ -221,7 +221,7 @@ fn is_ready_behind_a_slow_one(timeout: Duration) -> bool {
     let manager = manager();
     let group = manager.group("services");
     let started = group
-        .startup(HANG)
+        .startup(3 * HANG)
         .then(group.task("slow"), move |ctx| {
             std::thread::sleep(timeout);
             ctx.ready();
