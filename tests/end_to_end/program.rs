@@ -64,12 +64,21 @@ impl Patience {
 
 /// Looks again and again, until it is so.
 #[track_caller]
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(becomes_so(is_so), "{what}");
+}
+
+/// Looks again and again; `false` if it is not so when the patience is at its end.
+pub(crate) fn becomes_so(mut is_so: impl FnMut() -> bool) -> bool {
     let mut patience = Patience::new();
     while !is_so() {
-        let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_millis(1)));
-        assert!(goes_on || is_so(), "{what}");
+        // Those it waits for need the processors.
+        let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_micros(200)));
+        if !goes_on {
+            return is_so();
+        }
     }
+    true
 }
 
 /// A running program; dropping it kills it.

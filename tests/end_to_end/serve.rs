@@ -395,6 +395,15 @@ fn an_unknown_argument_is_named() {
 }
 
 #[test]
+fn a_drain_time_that_is_none_is_refused() {
+    for time in ["soon", "-1", "0.5", ""] {
+        let exit = Program::example("serve", &["--drain", time]).exit();
+        exit.assert_code(1);
+        exit.assert_says(&format!("{time} is no number of seconds"));
+    }
+}
+
+#[test]
 fn a_state_file_without_a_name_is_refused() {
     let exit = Program::example("serve", &["--listen", "127.0.0.1:0", "--state", ""]).exit();
     exit.assert_code(1);

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Debug;
-use std::thread;
 use std::time::Duration;
 
 use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError};
 use taskmuster::{JoinError, Manager, TaskCounts, TaskEnd, TaskHandle, TaskResult};
 
-use crate::child::program::Patience;
+use crate::child::program::{Patience, becomes_so};
 
 /// Far longer than anything here takes, even on a machine that is busy with other things too or stands still for half a
 /// minute.
@@ -80,11 +79,8 @@ pub(crate) fn assert_all_ended_once(counts: TaskCounts, ends: &Receiver<TaskEnd>
 /// Waits until the books are closed over all tasks: for who has not ended although the shutdown is over, and because a
 /// join may return a moment before that.
 pub(crate) fn until_nobody_lives(manager: &Manager) {
-    let mut patience = Patience::new();
-    while manager.counts().live > 0 {
-        let ((), goes_on) = patience.wait(|_| thread::yield_now());
-        assert!(goes_on, "live tasks: {:#?}", manager.tasks());
-    }
+    let is_over = becomes_so(|| manager.counts().live == 0);
+    assert!(is_over, "live tasks: {:#?}", manager.tasks());
 }
 
 /// Does something until it comes out right, a few times at most: for what a machine that is busy elsewhere may spoil now

@@ -46,7 +46,7 @@ extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_real
  * Rust's std keeps a table of its threads for what it says of a stack overflow, and locks it in the first and the last
  * moments of each. A copy made while another thread holds that lock cannot end a thread any more, whatever the library
  * does. So a fork waits until no thread is there: from its start until it has an alternate signal stack, and from when
- * it gives that up until its start routine returns.
+ * it gives that up until its start routine returns. One thread forks at a time.
  */
 static atomic_int in_std, forks, has_table;
 static __thread __attribute__((tls_model("initial-exec"))) int is_in_std;

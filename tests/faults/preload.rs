@@ -2,18 +2,17 @@
 //!
 //! A role that runs under the shim has `preload.c` between itself and the C library, and tells it what to do.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command as Process;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getsid};
 
 use crate::child;
-use crate::child::program::Program;
+use crate::child::program::{Patience, Program};
 use crate::shim::Shim;
 
 /// What the shim can be told; the numbers are those of `preload.c`.
@@ -129,10 +128,6 @@ pub(crate) fn in_a_fork(work: impl FnOnce(&Fork)) {
 
 const WELL: &str = "all went well";
 
-/// How often a copy is waited for, which does everything at once or hangs. Each wait counts as a second, however long the
-/// machine stands still in it.
-const WAITS: usize = 15;
-
 impl Fork {
     pub(crate) fn say(&self, what: &str) {
         // Not by way of std's streams: who knows who had locked them.
@@ -167,18 +162,17 @@ fn die() -> ! {
 impl Waits {
     #[track_caller]
     pub(crate) fn until_it_is_well(mut self) {
-        let time_out = self.said.set_read_timeout(Some(Duration::from_secs(1)));
-        time_out.expect("a socket has a timeout");
-        let mut said = Vec::new();
-        let mut read = || self.said.read_to_end(&mut said);
-        let is_waiting = |read: &io::Result<_>| {
-            let error = read.as_ref().err().map(io::Error::kind);
-            matches!(error, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+        let (mut said, mut patience) = (Vec::new(), Patience::new());
+        let read = loop {
+            let (read, goes_on) = patience.wait(|limit| {
+                self.said.set_read_timeout(Some(limit))?;
+                self.said.read_to_end(&mut said)
+            });
+            match read {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && goes_on => {}
+                read => break read,
+            }
         };
-        let mut waits = (1..WAITS).map(|_| read());
-        let ended = waits.find(|read| !is_waiting(read));
-        drop(waits);
-        let read = ended.unwrap_or_else(read);
         let said = String::from_utf8_lossy(&said);
         let _ = kill(self.child, Signal::SIGKILL);
         let _ = waitpid(self.child, None);

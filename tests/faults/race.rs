@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::books::in_patience;
-use crate::child::program::Patience;
+use crate::child::program::becomes_so;
 
 /// How many rounds begin between two meetings of all runners.
 const BATCH: usize = 50;
@@ -175,18 +175,5 @@ pub(crate) fn in_time<T: Send + 'static>(
 /// Waits until `done` says so, and fails if it never does.
 #[track_caller]
 pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
-    assert!(in_a_moment(done), "{what} did not happen");
-}
-
-/// Waits until `done` says so; `false` if it never does.
-pub(crate) fn in_a_moment(done: impl Fn() -> bool) -> bool {
-    let mut patience = Patience::new();
-    while !done() {
-        // Those it waits for need the processors.
-        let ((), goes_on) = patience.wait(|_| thread::sleep(Duration::from_micros(200)));
-        if !goes_on {
-            return done();
-        }
-    }
-    true
+    assert!(becomes_so(done), "{what} did not happen");
 }

@@ -12,7 +12,8 @@ use taskmuster::{
 };
 
 use crate::books::{HANG, arrives, manager, rounds};
-use crate::race::{in_a_moment, race, until};
+use crate::child::program::becomes_so;
+use crate::race::{race, until};
 use crate::token::{note_of, noted};
 
 // ---- 61 to 64: shields, causes, unwinding, silence ----
@@ -219,7 +220,7 @@ impl Drop for Dying<'_> {
                 !cancelled || matches!(manager.wait(), Waited::Cancelled(_)),
             ),
             // An heir was joined, which may be a moment before the books are closed over it.
-            ("list", in_a_moment(|| manager.tasks().len() == 1)),
+            ("list", becomes_so(|| manager.tasks().len() == 1)),
             ("cancel", ctx.token().cancel() != cancelled),
             ("shutdown", manager.shutdown().is_err()),
         ];

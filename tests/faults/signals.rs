@@ -562,23 +562,19 @@ fn play_stuck(kind: Stuck, grace: &str) -> Played {
 #[cfg(target_os = "linux")]
 fn f093_one_signal_gives_the_grace_to_a_task_stuck_in_any_way_and_then_the_report_with_its_place() {
     at_once(&Stuck::ALL, |kind| {
-        let (code, name) = (i32::from(kind.exit_code()), kind.name());
-        let ends = || {
+        // Who gets no processor until then neither computes nor passes checkpoints, and is late.
+        let exit = in_some_try(&kind.name(), || {
             let played = play_stuck(*kind, "0.7");
             let start = Instant::now();
             played.send(SIGTERM);
             let exit = played.exit();
             assert!(start.elapsed() >= Duration::from_millis(700), "{kind:?}");
-            exit
-        };
-        // Who gets no processor until then neither computes nor passes checkpoints.
-        let exit = in_some_try(kind.words(), || {
-            let exit = ends_with(code, &name, ends);
-            let is_placed = exit.stderr.contains(kind.words());
-            is_placed
-                .then_some(())
-                .ok_or_else(|| exit.stderr.clone())
-                .map(|()| exit)
+            let code = Some(i32::from(kind.exit_code()));
+            if exit.status.code() == code && exit.stderr.contains(kind.words()) {
+                Ok(exit)
+            } else {
+                Err(format!("{}: {}", exit.status, exit.stderr))
+            }
         });
         assert_one_report(&exit);
         exit.assert_says("    listener ");

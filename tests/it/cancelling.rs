@@ -10,8 +10,7 @@ use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::{bounded, select, unbounded};
 use taskmuster::{CancellationToken, CauseKind, JoinError, Manager, Outcome};
 
-/// A hang fails after this.
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 const ROUNDS: usize = 10_000;
 

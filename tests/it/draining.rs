@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::{bounded, select, unbounded};
 use taskmuster::{BuildError, Manager, RecvError};
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 #[test]
 fn queues_run_dry_before_anybody_is_asked_to_stop() {

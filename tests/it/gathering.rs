@@ -10,7 +10,7 @@ use taskmuster::{
     Supervisor, TaskHandle, TaskResult, TaskState,
 };
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

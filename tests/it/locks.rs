@@ -13,8 +13,7 @@ use taskmuster::crossbeam_channel::{RecvTimeoutError, bounded};
 use taskmuster::sync::{Condvar, LockError, Mutex, MutexGuard};
 use taskmuster::{CancellationToken, Cancelled, JoinError, Manager, TaskReport, TimeoutError};
 
-/// A hang fails after this, or after twice that.
-const HANG: Duration = Duration::from_secs(60);
+use crate::{HANG, until};
 
 /// Rounds of each race.
 const ROUNDS: usize = 10_000;
@@ -48,12 +47,12 @@ fn watched<T: Send + 'static>(body: impl FnOnce(&AtomicUsize) -> T + Send + 'sta
 /// Waits until so many wait for the lock or the notification.
 #[track_caller]
 fn until_awaited_by(number: usize, what: &impl Debug) {
-    until(what, |waiting| waiting == number);
+    until_waiting(what, |waiting| waiting == number);
 }
 
 /// Waits until the number of those who wait, as `Debug` tells it, is right.
 #[track_caller]
-fn until(what: &impl Debug, is_right: impl Fn(usize) -> bool) {
+fn until_waiting(what: &impl Debug, is_right: impl Fn(usize) -> bool) {
     let begin = Instant::now();
     loop {
         let shown = format!("{what:?}");
@@ -476,7 +475,7 @@ fn notify_all_wakes_everybody_and_notify_one_the_first() {
         until_awaited_by(6, &arrival);
         queue.lock().push_back(0);
         arrival.notify_one();
-        until(&arrival, |waiting| waiting < 6);
+        until_waiting(&arrival, |waiting| waiting < 6);
         queue.lock().extend(1..6);
         arrival.notify_all();
         let mut eaten: Vec<i32> = eaters
@@ -538,11 +537,7 @@ fn the_report_names_who_holds_the_lock_and_the_line_that_locked_it() {
     );
     let report = manager.shutdown().expect("a report");
     // The grace may have been too short for it on a busy machine, but it leaves while the lock is held.
-    let since = Instant::now();
-    while !attentive.is_finished() {
-        assert!(since.elapsed() < HANG, "it waits for the lock");
-        thread::yield_now();
-    }
+    until("it waits for the lock", || attentive.is_finished());
     release.send(()).expect("it is still there");
     let diagnosis = |name: &str| {
         let tasks: &[TaskReport] = report.tasks();

@@ -15,3 +15,19 @@ mod spine;
 mod supervising;
 mod timetables;
 mod unblocking;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A hang fails after this. Nothing here takes nearly as long, even if the machine stands still for half a minute.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Looks again and again, until it is so.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < HANG, "{what}");
+        thread::yield_now();
+    }
+}

@@ -21,8 +21,7 @@ use taskmuster::{
     RunError, ShutdownReport, TaskContext, TaskHandle, TaskResult, TimeoutError,
 };
 
-/// A hang fails after this, with what the manager knows.
-const HANG: Duration = Duration::from_secs(60);
+use crate::{HANG, until};
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -105,11 +104,7 @@ fn state_of(id: u32) -> Option<char> {
 /// A process that was killed is gone a moment later.
 #[track_caller]
 fn assert_is_gone(id: u32) {
-    let start = Instant::now();
-    while is_running(id) {
-        assert!(start.elapsed() < HANG, "process {id} is still there");
-        thread::yield_now();
-    }
+    until("the process is still there", || !is_running(id));
 }
 
 fn kill(id: u32) {
@@ -147,11 +142,7 @@ fn run_and_cancel_when(
     });
     let task = task.expect("spawned");
     let line = wire.line();
-    let start = Instant::now();
-    while !is_time(&line) {
-        assert!(start.elapsed() < HANG, "it is never time");
-        thread::yield_now();
-    }
+    until("it is never time", || is_time(&line));
     task.cancel();
     let end = ended.recv_timeout(HANG).expect("it does not hang");
     assert!(matches!(

@@ -11,7 +11,7 @@ use taskmuster::{
     Schedule, SpawnFailure, TaskHandle, TimeoutError, Trigger,
 };
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

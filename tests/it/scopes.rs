@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{BoxError, JoinError, Manager, OnFailure, ScopeError, SpawnFailure, TaskResult};
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

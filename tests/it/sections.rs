@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use taskmuster::crossbeam_channel::{RecvTimeoutError, bounded};
 use taskmuster::{BoxError, CauseKind, JoinError, Manager, SectionKind, TaskReport, TimeoutError};
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

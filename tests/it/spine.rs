@@ -15,8 +15,7 @@ use taskmuster::{
     TaskHandle, TaskResult, Waited,
 };
 
-/// A hang fails after this, with what the manager knows.
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")

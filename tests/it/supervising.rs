@@ -12,7 +12,7 @@ use taskmuster::{
     Supervisor, TaskContext, TaskResult,
 };
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::{HANG, until};
 
 fn manager() -> Manager {
     Manager::builder().grace(HANG).build().expect("a manager")
@@ -164,11 +164,7 @@ fn children_that_complete_are_down_and_those_that_are_permanent_are_not() {
     assert_eq!(family.diary.take(), up(0..3));
     family.order(0, "complete");
     // Or the stop could come before the order.
-    let since = Instant::now();
-    while manager.counts().live > 3 {
-        assert!(since.elapsed() < HANG, "{:#?}", manager.tasks());
-        std::thread::yield_now();
-    }
+    until("it is restarted", || manager.counts().live == 3);
     order.send("complete").expect("it listens");
     assert_eq!(
         family.diary.wait_for(1),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use taskmuster::crossbeam_channel::bounded;
 use taskmuster::{BoxError, CancellationToken, JoinError, Manager, TaskContext, TaskResult};
 
-const HANG: Duration = Duration::from_secs(60);
+use crate::HANG;
 
 /// Runs `blocked`, asks it to stop once it has said that it is about to block, and expects that it does.
 fn is_unblocked(
